@@ -1,0 +1,3 @@
+"""Federated learning on Kubernetes, as Kubeflow pipelines."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,45 @@
+"""Who takes part in a round, and which clients share a pod."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def client_order(client: str) -> bytes:
+    """Return the sort key of clients: the UTF-8 bytes of the id, the same on every machine and locale."""
+    return client.encode()
+
+
+def sample_cohort(population: Sequence[str], size: int, seed: int) -> list[str]:
+    """Draw a cohort uniformly, without replacement.
+
+    Args:
+      population: all client ids, distinct, in any order.
+      size: how many to draw; 0 draws everybody.
+      seed: of this round's cohort stream.
+
+    Returns:
+      The cohort in client order, whatever the order of `population`.
+
+    Raises:
+      ValueError: `size` is negative or exceeds the population.
+    """
+    ordered = sorted(population, key=client_order)
+    if size == 0:
+        return ordered
+    if not 0 < size <= len(ordered):
+        raise ValueError(f"cannot draw {size} clients from {len(ordered)}")
+    drawn = np.random.default_rng(seed).choice(len(ordered), size=size, replace=False)
+    return [ordered[i] for i in sorted(drawn)]
+
+
+def batch_clients(cohort: Sequence[str], clients_per_batch: int) -> list[list[str]]:
+    """Cut a cohort into batches; each batch is trained by one pod, one client after the other.
+
+    Args:
+      cohort: client ids in client order.
+      clients_per_batch: at least 1; the last batch may be smaller.
+    """
+    return [list(cohort[i : i + clients_per_batch]) for i in range(0, len(cohort), clients_per_batch)]

@@ -1,0 +1,53 @@
+"""Splits a data set that has no natural clients among made-up ones, with label skew."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def dirichlet_partition(
+    labels: npt.NDArray[np.integer], clients: int, alpha: float, seed: int
+) -> list[npt.NDArray[np.int64]]:
+    """Split example indices among clients so that each client has its own mix of labels.
+
+    For every label, the shares of the clients are drawn from Dirichlet(alpha): a small alpha gives clients that
+    hold few labels. A client left with nothing is given one example of the largest client.
+
+    Args:
+      labels: one label an example, shape [examples].
+      clients: how many clients; at least 1, at most the number of examples.
+      alpha: concentration, > 0.
+      seed: of the split; the same seed gives the same split.
+
+    Returns:
+      For each client the sorted indices of its examples, dtype int64. Together they are a partition.
+
+    Raises:
+      ValueError: `clients` is out of range, or `alpha` is not positive.
+
+    Source: Hsu, Qi, Brown 2019, arXiv:1909.06335, section 3.1.
+    """
+    if not 1 <= clients <= len(labels):
+        raise ValueError(f"clients must be between 1 and {len(labels)} (the number of examples), not {clients}")
+    if not alpha > 0:
+        raise ValueError(f"alpha must be positive, not {alpha}")
+    rng = np.random.default_rng(seed)
+    owners = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        shares = rng.dirichlet(np.full(clients, alpha))
+        cuts = np.floor(np.cumsum(shares)[:-1] * len(members)).astype(np.int64)
+        for client, part in enumerate(np.split(members, cuts)):
+            owners[part] = client
+    _fill_empty(owners, clients)
+    return [np.flatnonzero(owners == client) for client in range(clients)]
+
+
+def _fill_empty(owners: npt.NDArray[np.int64], clients: int) -> None:
+    sizes = np.bincount(owners, minlength=clients)
+    for client in np.flatnonzero(sizes == 0):
+        largest = int(np.argmax(sizes))
+        owners[np.flatnonzero(owners == largest)[0]] = client
+        sizes[largest] -= 1
+        sizes[client] += 1

@@ -1,0 +1,94 @@
+"""Every error that FedEdge raises on purpose.
+
+    FedEdgeError
+    ├── InputError              what the user asked for cannot be done as asked
+    │   └── WorkloadError       a workload is unknown, broken, or its data is
+    ├── SetupError              something that must be installed or configured is not
+    ├── StoreError              the store did not do its part
+    │   ├── StoreUnavailableError   unreachable, refuses the credentials, read-only, full
+    │   ├── NotFoundError       no such key
+    │   ├── ExistsError         the key is taken and keys are written once
+    │   ├── ConflictError       somebody else wrote first
+    │   ├── CorruptError        bytes are not what their digest or header says
+    │   └── FormatError         written by a newer FedEdge
+    ├── UpdateError             one client's update cannot be used; carries a reason code
+    └── RoundError              the round cannot go on
+        ├── QuorumError         too few usable updates
+        └── NonFiniteModelError the new model has NaN or infinite weights
+
+The message of each is one line for the person at the keyboard: what is wrong, and what to do.
+`exit_code` is what the command line returns for it.
+"""
+
+from __future__ import annotations
+
+
+class FedEdgeError(Exception):
+    """Base of all; catching it catches no programming error."""
+
+    exit_code = 1
+
+
+class InputError(FedEdgeError):
+    exit_code = 2
+
+
+class WorkloadError(InputError):
+    pass
+
+
+class SetupError(FedEdgeError):
+    exit_code = 3
+
+
+class StoreError(FedEdgeError):
+    exit_code = 4
+
+
+class StoreUnavailableError(StoreError):
+    pass
+
+
+class NotFoundError(StoreError):
+    pass
+
+
+class ExistsError(StoreError):
+    pass
+
+
+class ConflictError(StoreError):
+    pass
+
+
+class CorruptError(StoreError):
+    pass
+
+
+class FormatError(StoreError):
+    pass
+
+
+class UpdateError(FedEdgeError):
+    """One client's update cannot be used.
+
+    Attributes:
+      reason: an `ExclusionReason`, which goes into the version's manifest.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class RoundError(FedEdgeError):
+    exit_code = 5
+
+
+class QuorumError(RoundError):
+    pass
+
+
+class NonFiniteModelError(RoundError):
+    pass

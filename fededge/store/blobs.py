@@ -1,0 +1,56 @@
+"""Tensors in the store, by the digest of their bytes."""
+
+from __future__ import annotations
+
+import hashlib
+
+import safetensors
+import safetensors.numpy
+
+from fededge.core.tensors import Tensors
+from fededge.errors import CorruptError
+from fededge.records import Digest
+from fededge.store import keys
+from fededge.store.port import Store
+
+
+def put_bytes(store: Store, data: bytes) -> Digest:
+    """Write bytes under their own digest; writing them again changes nothing."""
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    store.create(keys.blob(digest), data)
+    return digest
+
+
+def get_bytes(store: Store, digest: Digest) -> bytes:
+    """Read bytes and check them against their digest.
+
+    Raises:
+      NotFoundError: there is no such blob.
+      CorruptError: the blob is truncated or altered.
+    """
+    key = keys.blob(digest)
+    data = store.get(key).data
+    if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
+        raise CorruptError(f"{key} in {store.url} is damaged ({len(data)} bytes); restore it from a backup")
+    return data
+
+
+def put_tensors(store: Store, tensors: Tensors) -> Digest:
+    return put_bytes(store, safetensors.numpy.save(tensors))
+
+
+def get_tensors(store: Store, digest: Digest) -> Tensors:
+    """Read tensors.
+
+    Raises:
+      NotFoundError: there is no such blob.
+      CorruptError: the blob is truncated, altered, or holds no tensors.
+    """
+    return decode_tensors(get_bytes(store, digest), keys.blob(digest))
+
+
+def decode_tensors(data: bytes, name: str) -> Tensors:
+    try:
+        return dict(safetensors.numpy.load(data))
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise CorruptError(f"{name} is no safetensors file: {error}") from error
