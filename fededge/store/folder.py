@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ from pathlib import Path
 from fededge.errors import ConflictError, ExistsError, NotFoundError, StoreUnavailableError
 from fededge.store.port import Tagged
 
-_WRITING = ".writing-"  # prefix of files that are not yet values
+_LOCK = ".lock"
+_OURS = re.compile(r"\.lock|\.writing-[0-9a-f]{32}")  # files that are no values; no key ends like this
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class FolderStore:
@@ -28,17 +31,17 @@ class FolderStore:
         return str(self._root)
 
     def check(self) -> None:
-        with self._trouble():
-            self._root.mkdir(parents=True, exist_ok=True)
-            with self._written(self._root / "check", b""):
-                pass
+        with self._trouble(), self._written(self._root / "check", b"check") as temporary:
+            linked = _temporary(self._root)
+            os.link(temporary, linked)  # not every file system can
+            linked.unlink()
 
     def get(self, key: str) -> Tagged:
-        try:
-            with self._trouble():
+        with self._trouble():
+            try:
                 data = self._path(key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise NotFoundError(f"no {key} in {self.url}") from error
+            except _ABSENT as error:
+                raise NotFoundError(f"no {key} in {self.url}") from error
         return Tagged(data, hashlib.sha256(data).hexdigest())
 
     def create(self, key: str, data: bytes) -> None:
@@ -55,24 +58,26 @@ class FolderStore:
         path = self._path(key)
         with self._trouble(), self._written(path, data) as temporary, _locked(path.parent):
             present = path.read_bytes() if path.exists() else None
-            if present == data:
-                return
-            if present is None or hashlib.sha256(present).hexdigest() != tag:
-                raise ConflictError(f"{key} in {self.url} has changed meanwhile")
-            os.replace(temporary, path)
+            if present != data:
+                if present is None or hashlib.sha256(present).hexdigest() != tag:
+                    raise ConflictError(f"{key} in {self.url} has changed meanwhile")
+                temporary.replace(path)
             _sync_folder(path.parent)
 
     def delete(self, key: str) -> None:
         path = self._path(key)
         with self._trouble():
-            path.unlink(missing_ok=True)
-            if path.parent.is_dir():
+            if not path.parent.is_dir():
+                return
+            with _locked(path.parent):  # a `replace` that has read the value must not bring it back
+                path.unlink(missing_ok=True)
                 _sync_folder(path.parent)
 
     def keys(self, prefix: str) -> list[str]:
         with self._trouble():
-            files = [path for path in self._path(prefix).rglob("*") if path.is_file()]
-        return sorted(f.relative_to(self._root).as_posix() for f in files if not f.name.startswith("."))
+            walk = list(os.walk(self._path(prefix), onerror=_raise_unless_absent))
+        folders = ((Path(folder).relative_to(self._root), names) for folder, _, names in walk)
+        return sorted((folder / n).as_posix() for folder, names in folders for n in names if not _OURS.fullmatch(n))
 
     def _path(self, key: str) -> Path:
         return self._root / key
@@ -80,8 +85,8 @@ class FolderStore:
     @contextlib.contextmanager
     def _written(self, path: Path, data: bytes) -> Iterator[Path]:
         """Hold the data, durable, in a file beside `path` that is gone afterwards."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f"{_WRITING}{uuid.uuid4().hex}"
+        _make_folder(path.parent)
+        temporary = _temporary(path.parent)
         try:
             with temporary.open("xb") as file:
                 file.write(data)
@@ -96,8 +101,6 @@ class FolderStore:
         """Say in one line what the file system refused."""
         try:
             yield
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise
         except OSError as error:
             raise StoreUnavailableError(f"the store {self.url} {_remedy(error)}") from error
 
@@ -107,13 +110,32 @@ def _remedy(error: OSError) -> str:
         return "cannot be written: give this user the right to, or choose another with --store"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "is full: free some space and run again; what was written is kept"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return "is no folder: choose another with --store"
     return f"failed: {error.strerror or error}"
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, _ABSENT):
+        raise error
+
+
+def _temporary(folder: Path) -> Path:
+    return folder / f".writing-{uuid.uuid4().hex}"
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each durable."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Exclude other writers of this folder; the kernel frees the lock of a process that dies."""
-    descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
+    descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

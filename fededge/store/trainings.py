@@ -189,14 +189,14 @@ class TrainingStore:
     def put_aggregate(self, ref: AttemptRef, aggregate: Aggregate) -> Aggregate:
         return self._create_or_keep(keys.aggregate(ref), aggregate)
 
-    def aggregate(self, ref: AttemptRef) -> Aggregate:
-        return self._get(Aggregate, keys.aggregate(ref))
+    def aggregate(self, ref: AttemptRef) -> Aggregate | None:
+        return self._find(Aggregate, keys.aggregate(ref))
 
     def put_evaluation(self, ref: AttemptRef, evaluation: Evaluation) -> Evaluation:
         return self._create_or_keep(keys.evaluation(ref), evaluation)
 
-    def evaluation(self, ref: AttemptRef) -> Evaluation:
-        return self._get(Evaluation, keys.evaluation(ref))
+    def evaluation(self, ref: AttemptRef) -> Evaluation | None:
+        return self._find(Evaluation, keys.evaluation(ref))
 
     def _get(self, kind: type[R], key: str) -> R:
         return kind.load(self.store.get(key).data, key)

@@ -1,0 +1,3 @@
+"""Rounds in a row. `fededge.kubeflow.rounds` chains them, here and for `fededge pipelines export --rounds`."""
+
+ROUNDS = 5  # as shipped
