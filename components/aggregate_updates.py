@@ -8,6 +8,4 @@ def aggregate_updates(store: str, attempt: str, reports: list) -> str:
     """Average the updates into the next model, and return its digest."""
     from fededge.steps.aggregate_updates import aggregate_updates as step
 
-    for report in reports:
-        print(report)
-    return step(store=store, attempt=attempt)
+    return step(store=store, attempt=attempt, reports=reports)

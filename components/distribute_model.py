@@ -31,6 +31,8 @@ def distribute_model(
     attempt: dsl.OutputPath(str),
 ) -> list:
     """Open a round: pick the cohort, and plan who trains where."""
+    from pathlib import Path
+
     from fededge.steps.distribute_model import distribute_model as step
 
     done = step(
@@ -62,6 +64,5 @@ def distribute_model(
             "memory_limit": memory_limit,
         },
     )
-    with open(attempt, "w") as file:
-        file.write(done.attempt)
+    Path(attempt).write_text(done.attempt)
     return done.plan

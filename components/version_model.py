@@ -14,8 +14,6 @@ def version_model(
     """Make the new model the current version, and return its name."""
     from fededge.steps.version_model import version_model as step
 
-    done = step(
-        store=store, attempt=attempt, model=model, model_path=global_model.path, report_path=round_report.path
-    )
+    done = step(store=store, attempt=attempt, model=model, model_path=global_model.path, report_path=round_report.path)
     global_model.metadata.update(done.reference)
     return done.version

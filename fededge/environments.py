@@ -18,6 +18,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+import fededge
 from fededge.errors import InputError, SetupError
 from fededge.shipped import image_names, shipped_file
 
@@ -77,8 +78,6 @@ def make(wanted: Environment, say: Callable[[str], None]) -> None:
     Raises:
       SetupError: a package cannot be installed.
     """
-    if wanted.ready:
-        return
     with _locked(wanted.path):
         if wanted.ready:
             return
@@ -94,6 +93,21 @@ def make(wanted: Environment, say: Callable[[str], None]) -> None:
             _uv("pip", "install", "--python", str(wanted.python), "--constraint", lock, *_overrides(wanted.image),
                 str(Path(extra).absolute()) if _is_path(extra) else extra)  # fmt: skip
         (wanted.path / _COMPLETE).touch()
+
+
+def link_library(folder: Path) -> dict[str, str]:
+    """Make this very FedEdge importable in an environment, which holds none of its own.
+
+    Args:
+      folder: where to put the link; it must outlive the processes that use it.
+
+    Returns:
+      The variables that those processes need.
+    """
+    library = folder / "library"
+    library.mkdir()
+    (library / "fededge").symlink_to(Path(fededge.__file__).parent)
+    return {"PYTHONPATH": str(library), "PYTHONNOUSERSITE": "1"}
 
 
 def existing() -> list[Path]:

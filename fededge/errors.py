@@ -12,6 +12,7 @@
     │   ├── CorruptError        bytes are not what their digest or header says
     │   └── FormatError         written by a newer FedEdge
     ├── UpdateError             one client's update cannot be used; carries a reason code
+    ├── RunError                a pipeline failed on this machine; its log says why
     └── RoundError              the round cannot go on
         ├── QuorumError         too few usable updates
         └── NonFiniteModelError the new model has NaN or infinite weights
@@ -80,6 +81,10 @@ class UpdateError(FedEdgeError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class RunError(FedEdgeError):
+    pass
 
 
 class RoundError(FedEdgeError):

@@ -39,18 +39,22 @@ class _Settings(BaseModel):
 class LocalTraining(_Settings):
     """How a client trains."""
 
-    local_epochs: int = Field(5, ge=1, le=1000)
-    batch_size: int = Field(10, ge=1, le=1_000_000)
-    client_learning_rate: float = Field(0.1, gt=0)
-    client_momentum: float = Field(0.9, ge=0, lt=1)
+    local_epochs: int = Field(5, ge=1, le=1000, description="How often a client goes through its data.")
+    batch_size: int = Field(10, ge=1, le=1_000_000, description="Examples in a client's minibatch.")
+    client_learning_rate: float = Field(0.1, gt=0, description="Learning rate of the clients' SGD.")
+    client_momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of the clients' SGD, at least 0 and below 1.")
 
 
 class Server(_Settings):
     """How the server turns the mean update into the next model."""
 
-    server_optimizer: ServerOptimizer = ServerOptimizer.SGD
-    server_learning_rate: float = Field(1.0, gt=0)
-    server_momentum: float = Field(0.0, ge=0, lt=1)
+    server_optimizer: ServerOptimizer = Field(
+        ServerOptimizer.SGD, description="What makes the new model of the mean update: sgd, adam, yogi or adagrad."
+    )
+    server_learning_rate: float = Field(
+        1.0, gt=0, description="Learning rate of the server's optimizer. 1 with sgd is plain federated averaging."
+    )
+    server_momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of the server's sgd, at least 0 and below 1.")
 
     @model_validator(mode="after")
     def _momentum_is_sgds(self) -> Self:
@@ -62,12 +66,18 @@ class Server(_Settings):
 class RoundSettings(LocalTraining, Server):
     """Everything that decides what model a round makes, given the version it starts from."""
 
-    workload: str = Field("digits", min_length=1)
-    seed: int = Field(0, ge=0, lt=2**31)
-    clients: int = Field(10, ge=1, le=1_000_000)
-    clients_per_round: int = Field(0, ge=0)
-    clients_per_pod: int = Field(5, ge=1)
-    min_clients: int = Field(1, ge=1)
+    workload: str = Field(
+        "digits",
+        min_length=1,
+        description="What to train: digits, mnist, or the import path of your own, package.module:attribute.",
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Decides every random number. The same seed gives the same model.")
+    clients: int = Field(10, ge=1, le=1_000_000, description="How many clients there are.")
+    clients_per_round: int = Field(
+        0, ge=0, description="How many of them take part in the round, drawn at random. 0 takes all."
+    )
+    clients_per_pod: int = Field(5, ge=1, description="How many clients one pod trains, one after the other.")
+    min_clients: int = Field(1, ge=1, description="The round fails when fewer clients deliver.")
 
     @model_validator(mode="after")
     def _cohort_fits(self) -> Self:
@@ -92,8 +102,18 @@ class Placement(_Settings):
     Kubernetes reads the quantities, so none may be empty: the backend fails the task otherwise.
     """
 
-    data_claim: str = Field("fededge-data", pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
-    cpu_request: str = Field("500m", pattern=r"^[0-9]+(\.[0-9]+)?m?$")
-    cpu_limit: str = Field("2", pattern=r"^[0-9]+(\.[0-9]+)?m?$")
-    memory_request: str = Field("1Gi", pattern=r"^[0-9]+(\.[0-9]+)?([kMGT]i?)?$")
-    memory_limit: str = Field("4Gi", pattern=r"^[0-9]+(\.[0-9]+)?([kMGT]i?)?$")
+    data_claim: str = Field(
+        "fededge-data",
+        pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+        description="PersistentVolumeClaim with the clients' data.",
+    )
+    cpu_request: str = Field(
+        "500m", pattern=r"^[0-9]+(\.[0-9]+)?m?$", description="CPUs to reserve for each pod that trains clients."
+    )
+    cpu_limit: str = Field("2", pattern=r"^[0-9]+(\.[0-9]+)?m?$", description="CPUs it may use at most.")
+    memory_request: str = Field(
+        "1Gi", pattern=r"^[0-9]+(\.[0-9]+)?([kMGT]i?)?$", description="Memory to reserve for it."
+    )
+    memory_limit: str = Field(
+        "4Gi", pattern=r"^[0-9]+(\.[0-9]+)?([kMGT]i?)?$", description="Memory it may use at most."
+    )

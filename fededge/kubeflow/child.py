@@ -21,7 +21,8 @@ from fededge.kubeflow.job import Docker, Job
 def main(path: Path) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     job = Job.model_validate_json(path.read_bytes())
-    local.init(runner=_runner(job), pipeline_root=str(job.root), workspace_root=str(job.root), raise_on_error=True)
+    # kfp removes the workspace at the end, so it must not be where the outputs are.
+    local.init(runner=_runner(job), pipeline_root=str(job.root), workspace_root=str(job.root / "workspace"))
     components.load_component_from_file(str(job.pipeline))(**job.arguments)
 
 

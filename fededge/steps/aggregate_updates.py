@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from fededge.core.aggregation import weighted_mean
 from fededge.core.cohorts import client_order
@@ -18,12 +19,13 @@ from fededge.store.port import Store
 from fededge.store.trainings import TrainingStore
 
 
-def aggregate_updates(store: str, attempt: str) -> Digest:
+def aggregate_updates(store: str, attempt: str, reports: Sequence[Mapping[str, int | str]]) -> Digest:
     """Make the next model from the round's updates.
 
     Args:
       store: as in `open_store`.
       attempt: as `distribute_model` named it.
+      reports: what `train_clients` returned for each batch. Only told: which updates count, the store decides.
 
     Returns:
       The new model's digest.
@@ -33,6 +35,8 @@ def aggregate_updates(store: str, attempt: str) -> Digest:
       NonFiniteModelError: the new model would hold NaN or infinite weights; the current version stays.
     """
     with running("aggregate"):
+        for report in reports:
+            sys.stdout.write(f"{dict(report)}\n")
         trainings, plan = open_attempt(store, attempt)
         if done := trainings.aggregate(plan.ref):
             return done.model

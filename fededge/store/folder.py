@@ -106,8 +106,10 @@ class FolderStore:
 
 
 def _remedy(error: OSError) -> str:
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "cannot be written: give this user the right to, or choose another with --store"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "may not be read and written by this user: give it the right to, or choose another with --store"
+    if error.errno == errno.EROFS:
+        return "is on a read-only file system: choose another with --store"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "is full: free some space and run again; what was written is kept"
     if error.errno in (errno.EEXIST, errno.ENOTDIR):

@@ -37,7 +37,9 @@ class PartitionedWorkload:
         self.metric = metric
         self._examples = examples
         self._train = cache(train)
-        self._parts = cache(lambda clients: dirichlet_partition(self._train().y.astype(np.int64), clients, _ALPHA, _SEED))
+        self._parts = cache(
+            lambda clients: dirichlet_partition(self._train().y.astype(np.int64), clients, _ALPHA, _SEED)
+        )
         self.test_data = test
         self.learner = learner
 

@@ -1,0 +1,49 @@
+"""The command `fededge`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from fededge import __version__
+from fededge.cli import doctor, env, pipelines, run, versions
+from fededge.errors import FedEdgeError
+
+INTERRUPTED = 130  # what shells expect after Ctrl-C
+
+app = typer.Typer(
+    name="fededge",
+    help="Federated learning on Kubernetes, as Kubeflow pipelines.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("run")(run.run)
+app.command("doctor")(doctor.doctor)
+app.add_typer(versions.app, name="versions")
+app.add_typer(pipelines.app, name="pipelines")
+app.add_typer(env.app, name="env")
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command; an error of ours is one line on standard error and an exit code."""
+    try:
+        app()
+    except FedEdgeError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; everything it started has ended\n")
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,38 @@
+"""`fededge doctor`: what is missing, and how to get it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from fededge import doctor as checks
+from fededge.cli.output import DEFAULT_STORE, JsonOption, StoreOption, console, print_json
+from fededge.errors import SetupError
+
+_STYLES = {"ok": "green", "missing": "bold red", "unused": "dim"}
+
+
+def doctor(
+    store: StoreOption = DEFAULT_STORE,
+    namespace: Annotated[str, typer.Option(help="Of the pipelines, on the cluster.")] = "kubeflow",
+    as_json: JsonOption = False,
+) -> None:
+    """Look at the environments, the store, Docker, the cluster and its rights; say what is missing and how to get it.
+
+    Examples:
+        fededge doctor
+
+        fededge doctor --store s3://models/fededge --namespace my-team --json
+    """
+    found = checks.examine(store, namespace)
+    if as_json:
+        print_json([finding._asdict() for finding in found])
+    else:
+        table = Table("what", "state", "detail")
+        for finding in found:
+            table.add_row(finding.what, f"[{_STYLES[finding.state]}]{finding.state}[/]", finding.detail)
+        console.print(table)
+    if missing := [finding.what for finding in found if finding.state == "missing"]:
+        raise typer.Exit(SetupError.exit_code) if as_json else SetupError(f"missing: {', '.join(missing)}")

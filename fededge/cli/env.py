@@ -1,0 +1,66 @@
+"""`fededge env`: the environments that local runs use in place of images."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from fededge import environments
+from fededge.cli.output import JsonOption, WithOption, console, print_json, say
+from fededge.shipped import image_names
+
+app = typer.Typer(help="The environments that local runs use in place of images.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_environments(as_json: JsonOption = False) -> None:
+    """List the environments on this machine, and those that this FedEdge needs.
+
+    Examples:
+        fededge env list
+    """
+    needed = {name: environments.environment(name) for name in image_names()}
+    found = [path for path in environments.existing() if path not in [e.path for e in needed.values()]]
+    if as_json:
+        rows = [{"image": n, "path": str(e.path), "ready": e.ready} for n, e in needed.items()]
+        print_json([*rows, *({"image": "", "path": str(path), "ready": False} for path in found)])
+        return
+    table = Table("image", "state", "folder")
+    for name, wanted in needed.items():
+        table.add_row(name, "ready" if wanted.ready else "not made yet", str(wanted.path))
+    for path in found:
+        table.add_row("", "of other packages or an older FedEdge", str(path))
+    console.print(table)
+
+
+@app.command()
+def create(
+    image: Annotated[str, typer.Argument(help="As tensorflow.")] = "tensorflow",
+    packages: WithOption = None,
+) -> None:
+    """Make an environment now, so that the first run need not.
+
+    Examples:
+        fededge env create
+
+        fededge env create tensorflow --with ./my_package
+    """
+    wanted = environments.environment(image, packages or [])
+    environments.make(wanted, say)
+    console.print(f"{image} is ready in {wanted.path}", soft_wrap=True)
+
+
+@app.command()
+def prune() -> None:
+    """Remove the environments that this FedEdge does not need.
+
+    Examples:
+        fededge env prune
+    """
+    needed = [environments.environment(name).path for name in image_names()]
+    for path in environments.existing():
+        if path not in needed:
+            environments.remove(path)
+            console.print(f"removed {path}", soft_wrap=True)

@@ -1,0 +1,123 @@
+"""Shows a run while it goes on: a table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+
+from fededge.events import Event
+
+PHASES = ("distribute", "train", "aggregate", "evaluate", "version")
+
+
+@dataclass
+class RoundView:
+    """What is known of one round.
+
+    Attributes:
+      seconds: by phase, from its first task's start to its last one's end.
+    """
+
+    round: int = 0
+    clients: int = 0
+    delivered: int = 0
+    failed: int = 0
+    version: str = ""
+    metric: str = ""
+    value: float | None = None
+    started: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        names = ("round", "version", "clients", "delivered", "failed", "metric", "value", "seconds")
+        return {name: getattr(self, name) for name in names}
+
+
+class RunView:
+    """Follows a run's events."""
+
+    def __init__(self, total_rounds: int, console: Console) -> None:
+        self.rounds: list[RoundView] = []
+        self.failure: Event | None = None
+        self._total = total_rounds
+        self._console = console
+        self._live: Live | None = None
+        self._phase = "starting"
+        self._next = RoundView()
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Draw a table inside, if the console is a terminal."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with Live(console=self._console, refresh_per_second=8, get_renderable=self._render) as self._live:
+            yield
+
+    def follow(self, event: Event) -> None:
+        """Take note of an event, and show it."""
+        if event.kind == "started" and event.phase == "distribute":
+            self._next = RoundView(started={"distribute": event.time})
+        if event.kind == "opened":
+            self._next.round, self._next.clients = event.round, event.clients
+            self.rounds.append(self._next)
+        if event.kind == "failed":
+            self.failure = event
+        if self.rounds:
+            self._note(self.rounds[-1], event)
+        if self._live is None and (line := self._line(event)):
+            self._console.print(line, soft_wrap=True)
+
+    def table(self) -> Table:
+        """Draw the rounds so far."""
+        table = Table("round", "version", "clients", "score", *PHASES)
+        for view in self.rounds:
+            clients = f"{view.delivered}/{view.clients}" + (f", {view.failed} failed" if view.failed else "")
+            score = "" if view.value is None else f"{view.metric} {view.value:.4f}"
+            seconds = [f"{view.seconds[p]:.1f} s" if p in view.seconds else "" for p in PHASES]
+            table.add_row(str(view.round), view.version, clients, score, *seconds)
+        return table
+
+    def _note(self, view: RoundView, event: Event) -> None:
+        match event.kind:
+            case "started":
+                self._phase = event.phase
+                view.started.setdefault(event.phase, event.time)
+            case "finished":
+                view.seconds[event.phase] = round(event.time - view.started.get(event.phase, event.time), 1)
+            case "client" if event.ok:
+                view.delivered += 1
+            case "client":
+                view.failed += 1
+            case "evaluated":
+                view.metric, view.value = event.metric, event.value
+            case "published":
+                view.version = event.version
+
+    def _line(self, event: Event) -> str:
+        view = self.rounds[-1] if self.rounds else RoundView()
+        match event.kind:
+            case "opened":
+                return f"round {event.round}: {event.clients} clients, {event.detail}"
+            case "client":
+                outcome = f"trained in {event.seconds:.1f} s" if event.ok else event.detail
+                return f"round {event.round}: {event.client} {outcome} ({view.delivered}/{view.clients})"
+            case "evaluated":
+                return f"round {event.round}: {event.metric} {event.value:.4f}"
+            case "published":
+                return f"round {event.round}: {event.version} is current"
+        return ""
+
+    def _render(self) -> RenderableType:
+        done = sum(1 for view in self.rounds if view.version)
+        view = self.rounds[-1] if self.rounds else RoundView()
+        clients = f", {view.delivered} of {view.clients} clients" if self._phase == "train" else ""
+        now = f"round {min(done + 1, self._total)} of {self._total}: {self._phase}{clients}"
+        return Group(*([self.table()] if self.rounds else []), Spinner("dots", now))

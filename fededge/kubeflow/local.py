@@ -1,0 +1,190 @@
+"""Runs a compiled pipeline on this machine, under kfp's local runner."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from fededge import events
+from fededge.environments import environment, link_library, make
+from fededge.errors import InputError, RunError, SetupError
+from fededge.events import Event, Tail
+from fededge.kubeflow.job import Docker, Job
+from fededge.kubeflow.yaml_file import images, read_pipeline
+
+_POLL_SECONDS = 0.1
+_GRACE_SECONDS = 5.0
+_PASSED_ON = ("AWS_", "FEDEDGE_")  # variables that steps in containers get, with their values
+_IMAGE_PREFIX = "fededge-"
+
+
+class RunFolder:
+    """Where one run keeps what it tells: kfp's log, the events, the artifacts."""
+
+    def __init__(self, parent: Path) -> None:
+        name = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S-%f")
+        self.path = (parent / name).absolute()
+        self.path.mkdir(parents=True)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def log(self) -> Path:
+        return self.path / "kfp.log"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def outputs(self) -> Path:
+        return self.path / "outputs"
+
+    def keep_artifact(self, artifact: str, name: str) -> Path | None:
+        """Copy the newest artifact of a name to where people find it."""
+        found = sorted(self.outputs.glob(f"**/{artifact}"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            return None
+        return Path(shutil.copy(found[-1], self.path / name))
+
+
+Arguments = Mapping[str, str | int | float]
+
+
+def environments_job(
+    folder: RunFolder, pipeline: Path, arguments: Arguments, extras: Sequence[str], say: Callable[[str], None]
+) -> Job:
+    """Prepare a run in the images' environments, making those that are missing.
+
+    Args:
+      folder: of the run.
+      pipeline: the YAML.
+      arguments: its inputs.
+      extras: the user's own packages.
+      say: told what is going on.
+    """
+    pythons = {}
+    for image in images(read_pipeline(pipeline)):
+        wanted = environment(_short_name(image), extras)
+        make(wanted, say)
+        pythons[image] = wanted.python
+    variables = {**link_library(folder.path), events.VARIABLE: str(folder.events)}
+    if "FEDEDGE_DATA" in os.environ:  # the pipeline sets it to a container's folder
+        variables["FEDEDGE_DATA"] = os.environ["FEDEDGE_DATA"]
+    return Job(
+        pipeline=pipeline, arguments=dict(arguments), root=folder.outputs, pythons=pythons, environment=variables
+    )
+
+
+def docker_job(folder: RunFolder, pipeline: Path, arguments: Arguments, folders: Sequence[Path], network: str) -> Job:
+    """Prepare a run in containers.
+
+    Args:
+      folder: of the run.
+      pipeline: the YAML.
+      arguments: its inputs.
+      folders: that the steps read or write: the store, the data.
+      network: a Docker network, or `host`.
+
+    Raises:
+      SetupError: no Docker engine answers, or it lacks an image.
+    """
+    _require_images(images(read_pipeline(pipeline)))
+    if bundle := os.environ.get("AWS_CA_BUNDLE"):
+        folders = [*folders, Path(bundle)]
+    passed_on = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    docker = Docker(
+        folders=[folder.path, *(path.absolute() for path in folders)],
+        environment={**passed_on, events.VARIABLE: str(folder.events)},
+        user=f"{os.getuid()}:{os.getgid()}",
+        network=network,
+        label=f"fededge.run={folder.name}",
+    )
+    return Job(pipeline=pipeline, arguments=dict(arguments), root=folder.outputs, docker=docker)
+
+
+def run(job: Job, folder: RunFolder) -> Iterator[Event]:
+    """Run a job, and yield what its steps tell, as they tell it.
+
+    However this ends – the pipeline, an exception, Ctrl-C – no process or container of the run is left.
+
+    Raises:
+      RunError: the pipeline failed.
+    """
+    job_file = folder.path / "job.json"
+    job_file.write_text(job.model_dump_json(indent=1), encoding="utf-8")
+    tail = Tail(folder.events)
+    command = [sys.executable, "-m", "fededge.kubeflow.child", str(job_file)]
+    with folder.log.open("wb") as log:
+        # Its standard input is how the child notices that this process is gone.
+        child = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        while child.poll() is None:
+            yield from tail
+            time.sleep(_POLL_SECONDS)
+        yield from tail
+    finally:
+        _end_group(child)
+        if job.docker:
+            _remove_containers(job.docker.label)
+    if child.returncode:
+        raise RunError(f"the pipeline failed; its log is {folder.log}")
+
+
+def _short_name(image: str) -> str:
+    """Return `tensorflow` for `registry/fededge-tensorflow:0.1.0`."""
+    name = image.rpartition("/")[2].partition(":")[0].partition("@")[0]
+    if not name.startswith(_IMAGE_PREFIX):
+        raise InputError(f"there is no environment for image {image}: use --runner docker, or --with for your packages")
+    return name.removeprefix(_IMAGE_PREFIX)
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> None:
+    """End every process of the child's group, first asking."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_GRACE_SECONDS)
+    if child.stdin:
+        child.stdin.close()
+
+
+def _require_images(wanted: Sequence[str]) -> None:
+    import docker
+    from docker.errors import DockerException, ImageNotFound
+
+    try:
+        client = docker.from_env()
+    except DockerException as error:
+        raise SetupError("no Docker engine answers: start it, or set DOCKER_HOST") from error
+    with contextlib.closing(client):
+        for image in wanted:
+            try:
+                client.images.get(image)
+            except ImageNotFound as error:
+                raise SetupError(
+                    f"no image {image} on the Docker engine: `make images` builds ours, `docker pull` fetches others"
+                ) from error
+
+
+def _remove_containers(label: str) -> None:
+    import docker
+    from docker.errors import APIError
+
+    with contextlib.closing(docker.from_env()) as client:
+        for container in client.containers.list(all=True, filters={"label": label}):
+            with contextlib.suppress(APIError):  # it may be gone by now
+                container.remove(force=True)
