@@ -1,6 +1,7 @@
 """The environments in which a local run's steps run: what an image holds, from the same lock, without a container.
 
-An environment never changes: its name is a digest of everything in it, and a change makes another.
+An environment is one folder of the lock's packages and, if the user brings packages, a second one of those. Neither
+ever changes: its name is a digest of what is in it, and a change makes another.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,8 +24,10 @@ import fededge
 from fededge.errors import InputError, SetupError
 from fededge.shipped import image_names, shipped_file
 
-_COMPLETE = "complete"
-_IGNORED = ("__pycache__", ".git", ".venv", "build", "dist", ".egg-info", ".mypy_cache", ".ruff_cache")
+_COMPLETE = ".complete"
+_NO_SOURCE = ("__pycache__", ".git", ".venv", "build", "dist", ".egg-info", ".mypy_cache", ".ruff_cache", ".fededge")
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,15 @@ class Environment:
 
     Attributes:
       image: as in the folder `images/`, without prefix or version.
-      extras: the user's own packages beside the lock: requirement specifiers or folders.
-      path: where it is, or will be.
+      path: of the lock's packages.
+      extras: the user's own packages: requirement specifiers or folders.
+      extras_path: of those; None if there are none.
     """
 
     image: str
-    extras: tuple[str, ...]
     path: Path
+    extras: tuple[str, ...]
+    extras_path: Path | None
 
     @property
     def python(self) -> Path:
@@ -46,7 +52,16 @@ class Environment:
 
     @property
     def ready(self) -> bool:
-        return (self.path / _COMPLETE).exists()
+        return all((path / _COMPLETE).exists() for path in (self.path, self.extras_path) if path)
+
+    def variables(self, library: Path) -> dict[str, str]:
+        """Name the variables that a process in this environment needs.
+
+        Args:
+          library: the folder of `link_library`.
+        """
+        folders = [library, *([self.extras_path] if self.extras_path else [])]
+        return {"PYTHONPATH": os.pathsep.join(map(str, folders)), "PYTHONNOUSERSITE": "1"}
 
 
 def environment(image: str, extras: Sequence[str] = ()) -> Environment:
@@ -57,18 +72,19 @@ def environment(image: str, extras: Sequence[str] = ()) -> Environment:
     """
     if image not in image_names():
         raise InputError(f"no environment {image!r}: there are {', '.join(image_names())}")
-    digest = hashlib.sha256(_lock(image).read_bytes())
-    digest.update(f"{sys.version_info[:2]} {sys.platform}".encode())
+    digest = hashlib.sha256(_lock(image).read_bytes() + f"{sys.version_info[:2]} {sys.platform}".encode())
+    path = environments_folder() / f"{image}-{digest.hexdigest()[:12]}"
     for extra in extras:
         _digest_extra(digest, extra)
-    return Environment(image, tuple(extras), environments_folder() / f"{image}-{digest.hexdigest()[:12]}")
+    extras_path = environments_folder() / f"{image}-extras-{digest.hexdigest()[:12]}" if extras else None
+    return Environment(image, path, tuple(extras), extras_path)
 
 
 def environments_folder() -> Path:
     return Path(os.environ.get("FEDEDGE_ENVIRONMENTS") or user_cache_path("fededge") / "environments")
 
 
-def make(wanted: Environment, say: Callable[[str], None]) -> None:
+def make(wanted: Environment, say: Say) -> None:
     """Make an environment unless it is there; two that make the same one wait for each other.
 
     Args:
@@ -78,60 +94,67 @@ def make(wanted: Environment, say: Callable[[str], None]) -> None:
     Raises:
       SetupError: a package cannot be installed.
     """
-    with _locked(wanted.path):
-        if wanted.ready:
-            return
-        shutil.rmtree(wanted.path, ignore_errors=True)
-        say(f"Making the environment {wanted.image} in {wanted.path} (once; some minutes and gigabytes)")
-        _uv("venv", "--quiet", "--python", f"{sys.version_info.major}.{sys.version_info.minor}", str(wanted.path))
-        lock = str(_lock(wanted.image))
-        # Without byte-code every step would spend seconds on compiling TensorFlow again.
-        _uv("pip", "install", "--python", str(wanted.python), "--no-deps", "--require-hashes", "--compile-bytecode",
-            "--requirement", lock)  # fmt: skip
-        for extra in wanted.extras:
-            say(f"Installing {extra}")
-            _uv("pip", "install", "--python", str(wanted.python), "--constraint", lock, *_overrides(wanted.image),
-                str(Path(extra).absolute()) if _is_path(extra) else extra)  # fmt: skip
-        (wanted.path / _COMPLETE).touch()
+    with _making(wanted.path) as missing:
+        if missing:
+            say(f"making the environment {wanted.image} in {wanted.path}: once, some minutes and 2.5 GB")
+            _uv("venv", "--quiet", "--python", f"{sys.version_info.major}.{sys.version_info.minor}", str(wanted.path))
+            # Without byte-code every step would spend seconds on compiling TensorFlow again.
+            _uv("pip", "install", "--python", str(wanted.python), "--no-deps", "--require-hashes",
+                "--compile-bytecode", "--requirement", str(_lock(wanted.image)))  # fmt: skip
+    if wanted.extras_path:
+        with _making(wanted.extras_path) as missing:
+            if missing:
+                _install_extras(wanted, wanted.extras_path, say)
 
 
-def link_library(folder: Path) -> dict[str, str]:
-    """Make this very FedEdge importable in an environment, which holds none of its own.
+def link_library(folder: Path) -> Path:
+    """Make this very FedEdge importable in environments, which hold none of their own.
 
     Args:
       folder: where to put the link; it must outlive the processes that use it.
-
-    Returns:
-      The variables that those processes need.
     """
     library = folder / "library"
     library.mkdir()
     (library / "fededge").symlink_to(Path(fededge.__file__).parent)
-    return {"PYTHONPATH": str(library), "PYTHONNOUSERSITE": "1"}
+    return library
 
 
 def existing() -> list[Path]:
-    """List the environments on this machine, whole or not."""
+    """List the environments' folders on this machine, whole or not."""
     folder = environments_folder()
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 def remove(path: Path) -> None:
-    """Remove an environment; a run that uses it fails."""
+    """Remove an environment's folder; a run that uses it fails."""
     (path / _COMPLETE).unlink(missing_ok=True)
     shutil.rmtree(path)
+
+
+def _install_extras(wanted: Environment, to: Path, say: Say) -> None:
+    """Install the user's packages and what they need beyond the lock, whose pins decide."""
+    say(f"installing {', '.join(wanted.extras)}")
+    lock = _lock(wanted.image)
+    locked = re.findall(r"^([A-Za-z0-9._-]+)==", lock.read_text(), re.MULTILINE)
+    to.mkdir(parents=True)
+    (to / "wanted.in").write_text("\n".join(_requirement(extra) for extra in wanted.extras))
+    _uv("pip", "compile", "--quiet", "--python", str(wanted.python), str(to / "wanted.in"), "--constraint", str(lock),
+        "--override", str(shipped_file(f"images/{wanted.image}/overrides.txt")),
+        *(f"--no-emit-package={name}" for name in locked), "--output-file", str(to / "extras.lock"))  # fmt: skip
+    _uv("pip", "install", "--python", str(wanted.python), "--no-deps", "--target", str(to), "--compile-bytecode",
+        "--requirement", str(to / "extras.lock"))  # fmt: skip
+
+
+def _requirement(extra: str) -> str:
+    return str(Path(extra).expanduser().absolute()) if _is_path(extra) else extra
 
 
 def _lock(image: str) -> Path:
     return shipped_file(f"images/{image}/requirements.lock")
 
 
-def _overrides(image: str) -> list[str]:
-    return ["--override", str(shipped_file(f"images/{image}/overrides.txt"))]
-
-
 def _is_path(extra: str) -> bool:
-    return extra.startswith((".", "/", "~")) or os.sep in extra
+    return extra.startswith((".", "~")) or os.sep in extra
 
 
 def _digest_extra(digest: hashlib._Hash, extra: str) -> None:
@@ -143,22 +166,29 @@ def _digest_extra(digest: hashlib._Hash, extra: str) -> None:
         raise InputError(f"--with {extra}: no such file or folder")
     files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
     for file in files:
-        if not any(part.endswith(_IGNORED) for part in file.parts):
+        if not any(part.endswith(_NO_SOURCE) for part in file.relative_to(root).parts):
             digest.update(str(file).encode() + file.read_bytes())
 
 
 def _uv(*arguments: str) -> None:
     from uv import find_uv_bin
 
-    done = subprocess.run([find_uv_bin(), *arguments], stdout=sys.stderr, stderr=subprocess.PIPE, text=True)  # noqa: S603
+    # What uv shows while it works goes to the terminal; what it says of an error is kept for ours.
+    shown = subprocess.PIPE if not sys.stderr.isatty() else None
+    done = subprocess.run([find_uv_bin(), *arguments], stdout=sys.stderr.fileno(), stderr=shown, text=True)  # noqa: S603
     if done.returncode:
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-        raise SetupError(f"uv {' '.join(arguments[:2])} failed: {' '.join(line.strip() for line in lines[-4:])}")
+        lines = [line.strip() for line in (done.stderr or "see above").strip().splitlines() if line.strip()]
+        raise SetupError(f"uv {' '.join(arguments[:2])} failed: {' '.join(lines[-4:])}")
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _making(path: Path) -> Iterator[bool]:
+    """Say whether a folder is to be made, and mark it whole afterwards; others wait meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        missing = not (path / _COMPLETE).exists()
+        if missing:
+            shutil.rmtree(path, ignore_errors=True)
+        yield missing
+        (path / _COMPLETE).touch()

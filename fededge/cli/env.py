@@ -49,7 +49,8 @@ def create(
     """
     wanted = environments.environment(image, packages or [])
     environments.make(wanted, say)
-    console.print(f"{image} is ready in {wanted.path}", soft_wrap=True)
+    folders = " and ".join(str(path) for path in (wanted.path, wanted.extras_path) if path)
+    console.print(f"{image} is ready in {folders}", soft_wrap=True)
 
 
 @app.command()

@@ -14,15 +14,15 @@ from rich.table import Table
 
 from fededge.events import Event
 
-PHASES = ("distribute", "train", "aggregate", "evaluate", "version")
-
 
 @dataclass
 class RoundView:
     """What is known of one round.
 
     Attributes:
+      started: when the first task of each phase did, seconds since 1970.
       seconds: by phase, from its first task's start to its last one's end.
+      ended: when the version was published; 0 before.
     """
 
     round: int = 0
@@ -34,6 +34,7 @@ class RoundView:
     value: float | None = None
     started: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    ended: float = 0
 
     def as_json(self) -> dict[str, Any]:
         names = ("round", "version", "clients", "delivered", "failed", "metric", "value", "seconds")
@@ -77,12 +78,13 @@ class RunView:
 
     def table(self) -> Table:
         """Draw the rounds so far."""
-        table = Table("round", "version", "clients", "score", *PHASES)
+        table = Table("round", "version", "clients", "score", "training", "round in all")
         for view in self.rounds:
-            clients = f"{view.delivered}/{view.clients}" + (f", {view.failed} failed" if view.failed else "")
+            clients = f"{view.delivered} of {view.clients}" + (f", {view.failed} failed" if view.failed else "")
             score = "" if view.value is None else f"{view.metric} {view.value:.4f}"
-            seconds = [f"{view.seconds[p]:.1f} s" if p in view.seconds else "" for p in PHASES]
-            table.add_row(str(view.round), view.version, clients, score, *seconds)
+            train = f"{view.seconds['train']:.0f} s" if "train" in view.seconds else ""
+            whole = f"{view.ended - view.started['distribute']:.0f} s" if view.ended else ""
+            table.add_row(str(view.round), view.version, clients, score, train, whole)
         return table
 
     def _note(self, view: RoundView, event: Event) -> None:
@@ -99,7 +101,7 @@ class RunView:
             case "evaluated":
                 view.metric, view.value = event.metric, event.value
             case "published":
-                view.version = event.version
+                view.version, view.ended = event.version, event.time
 
     def _line(self, event: Event) -> str:
         view = self.rounds[-1] if self.rounds else RoundView()

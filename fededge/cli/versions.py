@@ -23,6 +23,7 @@ from fededge.cli.output import (
 )
 from fededge.environments import environment, link_library, make
 from fededge.errors import InputError, NotFoundError, RunError
+from fededge.records import Version
 from fededge.store import Store, open_store
 from fededge.store.blobs import get_bytes
 from fededge.store.trainings import TrainingStore, training_names
@@ -55,13 +56,12 @@ def list_versions(
     if as_json:
         print_json([{**json.loads(v.model_dump_json()), "current": v.version == current} for v in versions])
         return
-    table = Table("version", "parent", "clients", "left out", "metrics", "made")
+    table = Table("version", "parent", "clients", "left out", "score", "made")
     for version in versions:
         name = f"[bold]{version.version} (current)[/bold]" if version.version == current else version.version
-        metrics = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(version.metrics.items()))
         made = version.created_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
         counts = (str(len(version.accepted)), str(len(version.excluded)))
-        table.add_row(name, version.parent or "", *counts, metrics, made)
+        table.add_row(name, version.parent or "", *counts, _score(version), made)
     console.print(table)
 
 
@@ -155,11 +155,14 @@ def _list_trainings(store: Store, as_json: bool) -> None:
     if not rows:
         console.print(f"no trainings in {store.url}; `fededge run` begins one", soft_wrap=True)
         return
-    table = Table("training", "current", "metrics", "workload")
+    table = Table("training", "current", "score", "workload")
     for name, version in rows:
-        metrics = ", ".join(f"{metric} {value:.4f}" for metric, value in sorted(version.metrics.items()))
-        table.add_row(name, version.version, metrics, version.settings.workload)
+        table.add_row(name, version.version, _score(version), version.settings.workload)
     console.print(table)
+
+
+def _score(version: Version) -> str:
+    return f"{version.metric} {version.metrics[version.metric]:.4f}" if version.metrics else ""
 
 
 def _export_with_learner(workload: str, weights: bytes, path: Path, packages: list[str]) -> None:
@@ -177,6 +180,6 @@ def _export_with_learner(workload: str, weights: bytes, path: Path, packages: li
             str(folder / "weights.safetensors"),
             str(path),
         ]
-        done = subprocess.run(command, env=link_library(folder), capture_output=True, text=True)  # noqa: S603
+        done = subprocess.run(command, env=wanted.variables(link_library(folder)), capture_output=True, text=True)  # noqa: S603
     if done.returncode:
         raise RunError(f"the model could not be written: {done.stderr.strip().splitlines()[-1]}")

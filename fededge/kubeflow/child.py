@@ -29,7 +29,7 @@ def main(path: Path) -> None:
 def _runner(job: Job) -> local.SubprocessRunner | local.DockerRunner:
     if job.docker:
         return _docker_runner(job.docker)
-    use_interpreters(job.pythons, job.environment)
+    use_interpreters(job.interpreters)
     return local.SubprocessRunner(use_venv=False)
 
 

@@ -6,27 +6,28 @@ The only place that touches what kfp keeps private: `kfp.local.subprocess_task_h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from kfp.local import status, subprocess_task_handler
 
+from fededge.kubeflow.job import Interpreter
 
-def use_interpreters(pythons: Mapping[str, Path], environment: Mapping[str, str]) -> None:
+
+def use_interpreters(interpreters: Mapping[str, Interpreter]) -> None:
     """Change the local runner of this process.
 
     Args:
-      pythons: for each image its interpreter.
-      environment: variables of every task; they win over those in the pipeline, which are a container's.
+      interpreters: by image. Their variables win over those in the pipeline, which are a container's.
     """
 
     class ImageTaskHandler(subprocess_task_handler.SubprocessTaskHandler):  # type: ignore[misc]
         def validate_image(self, image: str) -> None:
-            if image not in pythons:
-                raise RuntimeError(f"no environment for image {image}; there are {', '.join(pythons)}")
+            if image not in interpreters:
+                raise RuntimeError(f"no environment for image {image}; there are {', '.join(interpreters)}")
 
         def run(self) -> status.Status:
-            command = subprocess_task_handler.replace_python_executable(self.full_command, str(pythons[self.image]))
-            code = subprocess_task_handler.run_local_subprocess(command, {**self.env_vars, **environment})
+            chosen = interpreters[self.image]
+            command = subprocess_task_handler.replace_python_executable(self.full_command, str(chosen.python))
+            code = subprocess_task_handler.run_local_subprocess(command, {**self.env_vars, **chosen.environment})
             return status.Status.SUCCESS if code == 0 else status.Status.FAILURE
 
     subprocess_task_handler.SubprocessTaskHandler = ImageTaskHandler

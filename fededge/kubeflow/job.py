@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +27,20 @@ class Docker(BaseModel):
     label: str
 
 
+class Interpreter(BaseModel):
+    """Runs the steps of one image.
+
+    Attributes:
+      python: of the image's environment.
+      environment: variables of its processes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    python: Path
+    environment: dict[str, str]
+
+
 class Job(BaseModel):
     """One execution of a compiled pipeline on this machine.
 
@@ -35,8 +48,7 @@ class Job(BaseModel):
       pipeline: the YAML.
       arguments: its inputs.
       root: where kfp writes outputs.
-      pythons: for each image the interpreter of its environment; empty with Docker.
-      environment: variables of every step.
+      interpreters: by image; empty with Docker.
       docker: run in containers; None runs in environments.
     """
 
@@ -45,9 +57,5 @@ class Job(BaseModel):
     pipeline: Path
     arguments: dict[str, str | int | float]
     root: Path
-    pythons: dict[str, Path] = {}
-    environment: dict[str, str] = {}
+    interpreters: dict[str, Interpreter] = {}
     docker: Docker | None = None
-
-
-Runner = Literal["environment", "docker"]

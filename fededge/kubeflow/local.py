@@ -17,7 +17,7 @@ from fededge import events
 from fededge.environments import environment, link_library, make
 from fededge.errors import InputError, RunError, SetupError
 from fededge.events import Event, Tail
-from fededge.kubeflow.job import Docker, Job
+from fededge.kubeflow.job import Docker, Interpreter, Job
 from fededge.kubeflow.yaml_file import images, read_pipeline
 
 _POLL_SECONDS = 0.1
@@ -73,17 +73,16 @@ def environments_job(
       extras: the user's own packages.
       say: told what is going on.
     """
-    pythons = {}
+    library = link_library(folder.path)
+    common = {events.VARIABLE: str(folder.events)}
+    if "FEDEDGE_DATA" in os.environ:  # the pipeline sets it to a container's folder
+        common["FEDEDGE_DATA"] = os.environ["FEDEDGE_DATA"]
+    interpreters = {}
     for image in images(read_pipeline(pipeline)):
         wanted = environment(_short_name(image), extras)
         make(wanted, say)
-        pythons[image] = wanted.python
-    variables = {**link_library(folder.path), events.VARIABLE: str(folder.events)}
-    if "FEDEDGE_DATA" in os.environ:  # the pipeline sets it to a container's folder
-        variables["FEDEDGE_DATA"] = os.environ["FEDEDGE_DATA"]
-    return Job(
-        pipeline=pipeline, arguments=dict(arguments), root=folder.outputs, pythons=pythons, environment=variables
-    )
+        interpreters[image] = Interpreter(python=wanted.python, environment={**wanted.variables(library), **common})
+    return Job(pipeline=pipeline, arguments=dict(arguments), root=folder.outputs, interpreters=interpreters)
 
 
 def docker_job(folder: RunFolder, pipeline: Path, arguments: Arguments, folders: Sequence[Path], network: str) -> Job:

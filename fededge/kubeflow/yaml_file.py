@@ -46,11 +46,6 @@ def images(document: dict[str, Any]) -> list[str]:
     return sorted({executor["container"]["image"] for executor in executors})
 
 
-def inputs(document: dict[str, Any]) -> set[str]:
-    """Name the inputs of a pipeline."""
-    return set(document["root"].get("inputDefinitions", {}).get("parameters", {}))
-
-
 def replace_images(text: str, choose: Callable[[str, str], str]) -> str:
     """Put other images into a pipeline; every other byte stays.
 

@@ -89,8 +89,8 @@ def _begin(trainings: TrainingStore, how: RoundSettings, workload: Workload, ini
         theirs, ours = getattr(existing.settings, name), getattr(how, name)
         if theirs != ours:
             raise InputError(
-                f"training {trainings.name} has {name}={theirs}, not {ours}: go on with that, or give "
-                "a new training another name"
+                f"training {trainings.name} has {name}={theirs}, not {ours}: go on with that, or begin another "
+                "training, with another name or `fededge run --new`"
             )
 
 
