@@ -138,10 +138,12 @@ def _install_extras(wanted: Environment, to: Path, say: Say) -> None:
     locked = re.findall(r"^([A-Za-z0-9._-]+)==", lock.read_text(), re.MULTILINE)
     to.mkdir(parents=True)
     (to / "wanted.in").write_text("\n".join(_requirement(extra) for extra in wanted.extras))
-    _uv("pip", "compile", "--quiet", "--python", str(wanted.python), str(to / "wanted.in"), "--constraint", str(lock),
-        "--override", str(shipped_file(f"images/{wanted.image}/overrides.txt")),
-        *(f"--no-emit-package={name}" for name in locked), "--output-file", str(to / "extras.lock"))  # fmt: skip
-    _uv("pip", "install", "--python", str(wanted.python), "--no-deps", "--target", str(to), "--compile-bytecode",
+    overrides = str(shipped_file(f"images/{wanted.image}/overrides.txt"))
+    target = ["--python", str(wanted.python)]
+    _uv("pip", "compile", "--quiet", "--no-header", "--no-annotate", *target, "--constraint", str(lock),
+        "--override", overrides, *(f"--no-emit-package={name}" for name in locked),
+        "--output-file", str(to / "extras.lock"), str(to / "wanted.in"))  # fmt: skip
+    _uv("pip", "install", *target, "--no-deps", "--target", str(to), "--compile-bytecode",
         "--requirement", str(to / "extras.lock"))  # fmt: skip
 
 

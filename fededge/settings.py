@@ -91,6 +91,10 @@ class RoundSettings(LocalTraining, Server):
     def cohort_size(self) -> int:
         return self.clients_per_round or self.clients
 
+    @property
+    def batch_count(self) -> int:
+        return -(-self.cohort_size // self.clients_per_pod)
+
 
 # Settings that every round of a training shares: they define the data, the random streams and the server state.
 TRAINING_WIDE = ("workload", "seed", "clients", "server_optimizer")

@@ -109,13 +109,13 @@ def rollback(
 def export(
     training: TrainingArgument,
     version: VersionArgument = "current",
-    to: Annotated[Path | None, typer.Option("--to", "-o", help="The file: .keras, .h5 or .safetensors.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", "-o", help="The file: .keras or .safetensors.")] = None,
     store: StoreOption = DEFAULT_STORE,
     packages: WithOption = None,
 ) -> None:
     """Write a version's model as a file that loads without FedEdge.
 
-    A `.keras` or `.h5` file holds the whole Keras model; `.safetensors` the weights alone.
+    A `.keras` file holds the whole Keras model; `.safetensors` the weights alone.
 
     Examples:
         fededge versions export digits
@@ -125,8 +125,8 @@ def export(
     trainings = _existing(open_store(store), training)
     manifest = trainings.version(version)
     path = (to or Path(f"{training}-{manifest.version}.keras")).absolute()
-    if path.suffix not in (".keras", ".h5", ".safetensors"):
-        raise InputError(f"--to {path.name}: the file must end in .keras, .h5 or .safetensors")
+    if path.suffix not in (".keras", ".safetensors"):
+        raise InputError(f"--to {path.name}: the file must end in .keras or .safetensors")
     if not path.parent.is_dir():
         raise InputError(f"--to {path}: there is no folder {path.parent}")
     weights = get_bytes(trainings.store, manifest.model)

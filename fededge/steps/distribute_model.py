@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,15 +56,16 @@ def distribute_model(
     """
     with running("distribute", training):
         how, where = RoundSettings.parse(**settings), Placement.parse(**placement)
-        trainings = TrainingStore(open_store(store), training)
-        workload = load_workload(how.workload)
-        _begin(trainings, how, workload, initial_model)
-        attempt = _open(trainings, how, workload, base_version)
-        if max_batches and len(attempt.batches) > max_batches:
+        if max_batches and how.batch_count > max_batches:
             raise InputError(
-                f"{len(attempt.batches)} pods a round are more than the {max_batches} this pipeline may start: "
+                f"{how.batch_count} pods a round are more than the {max_batches} this pipeline may start: "
                 "raise clients_per_pod, or run fewer rounds in one run"
             )
+        trainings = TrainingStore(open_store(store), training)
+        workload = load_workload(how.workload)
+        population = workload.population(how.clients)
+        _begin(trainings, how, workload, initial_model)
+        attempt = _open(trainings, how, population, base_version)
         emit(
             "opened",
             "distribute",
@@ -137,7 +138,7 @@ def _suffix(data: bytes) -> str:
     return ".h5" if data.startswith(b"\x89HDF") else ".safetensors"
 
 
-def _open(trainings: TrainingStore, how: RoundSettings, workload: Workload, base_version: str) -> Attempt:
+def _open(trainings: TrainingStore, how: RoundSettings, population: Sequence[str], base_version: str) -> Attempt:
     """Find the round's open attempt, or open the next."""
     pointer = trainings.head().pointer
     if base_version not in ("current", pointer.version):
@@ -150,7 +151,7 @@ def _open(trainings: TrainingStore, how: RoundSettings, workload: Workload, base
     past = trainings.attempts(version)
     if past and not trainings.failed(past[-1]):
         return _resume(trainings.attempt(past[-1]), how)
-    return trainings.open_attempt(_plan(trainings, base, version, len(past) + 1, how, workload))
+    return trainings.open_attempt(_plan(trainings, base, version, len(past) + 1, how, population))
 
 
 def _resume(attempt: Attempt, how: RoundSettings) -> Attempt:
@@ -165,10 +166,9 @@ def _resume(attempt: Attempt, how: RoundSettings) -> Attempt:
 
 
 def _plan(
-    trainings: TrainingStore, base: Version, version: str, number: int, how: RoundSettings, workload: Workload
+    trainings: TrainingStore, base: Version, version: str, number: int, how: RoundSettings, population: Sequence[str]
 ) -> Attempt:
     round_number = base.round + 1
-    population = workload.population(how.clients)
     seed = derive_seed(how.seed, Purpose.COHORT, round_number)
     cohort = sample_cohort(population, how.clients_per_round, seed)
     batches = batch_clients(cohort, how.clients_per_pod)

@@ -1,0 +1,297 @@
+"""The store in a bucket of an S3 server: one object a key.
+
+A write carries S3's own condition, `If-None-Match: *` or `If-Match: <etag>`. The client library has no argument for
+them, so values are read and written at presigned URLs, over the library's own connections. Such a URL holds a
+signature: it never gets into a message, a traceback or a log.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import ssl
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from io import BytesIO
+from xml.etree.ElementTree import ParseError
+
+import certifi
+import urllib3
+from minio import Minio
+from minio.error import MinioException, S3Error
+from urllib3 import BaseHTTPResponse, exceptions
+
+from fededge.errors import ConflictError, ExistsError, InputError, NotFoundError, SetupError, StoreUnavailableError
+from fededge.store.port import Tagged
+
+_ENDPOINT = re.compile(r"(https?)://([\w.:\[\]-]+)")
+_TIMEOUT = urllib3.Timeout(connect=2, read=30)  # seconds without an answer, or without progress
+_RETRIES = urllib3.Retry(
+    total=4,  # an endpoint that is away is given up after some 4 s, or 14 s where packets vanish
+    other=0,  # TLS that is refused once is refused again
+    redirect=0,  # a signature is good for one host only
+    status_forcelist=(500, 502, 503, 504),
+    backoff_factor=0.3,
+    respect_retry_after_header=False,
+    raise_on_redirect=False,
+    raise_on_status=False,
+)
+# S3 answers 409 while another conditional write of the key is under way; who won is known a moment later.
+_WRITE_RETRIES = _RETRIES.new(status_forcelist=(409, 500, 502, 503, 504))
+_URL_LIFE = timedelta(hours=1)  # bears the clock skew that S3 bears
+_CONNECTIONS = 32
+
+_CLUSTER = "on a cluster in the ConfigMap or the Secret `fededge` of manifests/base/store.yaml"
+_CREDENTIALS = f"refuses the credentials ({{code}}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, {_CLUSTER}"
+_DENIED = "denies these credentials the bucket {bucket} ({code}): let them get, put, delete and list its objects"
+_FULL = "has no space or quota left ({code}): free some and run again; what was written is kept"
+_REGION = "has the bucket {bucket} in another region ({code}): set AWS_REGION, and AWS_ENDPOINT_URL to match"
+_CLOCK = "finds this machine's clock wrong ({code}): set it"
+_UNCONDITIONAL = (
+    "ignores If-None-Match or If-Match ({code}), and runs would overwrite each other: use another, or a newer one"
+)
+_FAILED = "failed ({code}): run again later, and look into the server's own log"
+_FOREIGN = "did not answer as S3 does ({code}): check that AWS_ENDPOINT_URL is the address of its S3 API"
+_SILENT = "does not answer ({code}): check AWS_ENDPOINT_URL, also whether it is http or https, and that the server runs"
+_UNTRUSTED = (
+    "has a certificate that is not trusted ({code}): set AWS_CA_BUNDLE to the PEM file of its authority, "
+    "and call it by the name in the certificate"
+)
+_REMEDIES: dict[str | int, str] = {
+    "NoSuchBucket": "has no bucket {bucket}: make it, as with `aws s3 mb s3://{bucket}`, or choose another store",
+    "InvalidAccessKeyId": _CREDENTIALS,
+    "SignatureDoesNotMatch": _CREDENTIALS,
+    "ExpiredToken": _CREDENTIALS,
+    "InvalidToken": _CREDENTIALS,
+    "AccessDenied": _DENIED,
+    "QuotaExceeded": _FULL,
+    "XMinioStorageFull": _FULL,
+    "AuthorizationHeaderMalformed": _REGION,
+    "PermanentRedirect": _REGION,
+    "RequestTimeTooSkewed": _CLOCK,
+    "NotImplemented": _UNCONDITIONAL,
+    401: _CREDENTIALS,
+    403: _DENIED,
+    507: _FULL,
+}
+
+
+def _hides_signature(record: logging.LogRecord) -> bool:
+    return "X-Amz-Signature" not in record.getMessage()
+
+
+for _module in ("connection", "connectionpool", "poolmanager", "util.retry"):  # each logs the URLs it opens
+    logging.getLogger(f"urllib3.{_module}").addFilter(_hides_signature)
+
+
+class S3Store:
+    """Writes each value as one object, with one conditional PUT."""
+
+    def __init__(self, client: Minio, http: urllib3.PoolManager, endpoint: str, bucket: str, prefix: str) -> None:
+        self._client = client
+        self._http = http  # the one that `client` uses
+        self._endpoint = endpoint
+        self._bucket = bucket
+        self._folder = f"{prefix}/" if prefix else ""
+
+    @classmethod
+    def from_environment(cls, url: str) -> S3Store:
+        """Open `s3://bucket/prefix` with the variables that other S3 programs read; nothing is contacted yet.
+
+        They are AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and where there is need
+        AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE (a PEM file: the only authorities that are trusted).
+
+        Raises:
+          SetupError: a variable is missing or wrong.
+          InputError: the URL names no bucket, or one that cannot be.
+        """
+        endpoint = _variable("AWS_ENDPOINT_URL").rstrip("/")
+        http = _pool(endpoint)
+        client = _client(endpoint, http)
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        store = cls(client, http, endpoint, bucket, prefix.strip("/"))
+        try:
+            store._presigned("GET", "check")
+        except ValueError as error:
+            raise InputError(f"{url}: a store is s3://bucket/prefix; {error}") from error
+        return store
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self._bucket}/{self._folder}".rstrip("/")
+
+    def check(self) -> None:
+        key = f"check/{uuid.uuid4().hex}"
+        self.create(key, b"first")
+        try:
+            if not self._keeps_conditions(key):
+                raise self._trouble_with(_UNCONDITIONAL, "tried")
+            if key not in self.keys("check/"):
+                raise self._trouble_with(_FOREIGN, "a new object is not listed")
+        finally:
+            self.delete(key)
+
+    def get(self, key: str) -> Tagged:
+        response = self._send("GET", key)
+        if response.status != 200:
+            code = _code(response)
+            if code == "NoSuchKey":
+                raise NotFoundError(f"no {key} in {self.url}")
+            raise self._refusal(response.status, code)
+        return Tagged(response.data, self._tag(response))
+
+    def create(self, key: str, data: bytes) -> None:
+        if not self._write(key, data, {"If-None-Match": "*"}):
+            raise ExistsError(f"{key} is already in {self.url}")
+
+    def replace(self, key: str, data: bytes, tag: str) -> None:
+        if not self._write(key, data, {"If-Match": tag}):
+            raise ConflictError(f"{key} in {self.url} has changed meanwhile")
+
+    def delete(self, key: str) -> None:
+        with self._trouble():
+            self._client.remove_object(self._bucket, self._name(key))
+
+    def keys(self, prefix: str) -> list[str]:
+        with self._trouble():
+            found = self._client.list_objects(self._bucket, prefix=self._name(prefix), recursive=True)
+            return sorted(item.object_name.removeprefix(self._folder) for item in found)
+
+    def _name(self, key: str) -> str:
+        return f"{self._folder}{key}"
+
+    def _write(self, key: str, data: bytes, condition: dict[str, str]) -> bool:
+        """Write if the condition holds, and say whether the key holds `data` now.
+
+        A write whose answer was lost is sent again and then fails its own condition, hence the look at what is there.
+        """
+        response = self._send("PUT", key, data, condition)
+        if response.status == 200:
+            self._tag(response)
+            return True
+        code = _code(response)
+        if response.status not in (409, 412) and code != "NoSuchKey":
+            raise self._refusal(response.status, code)
+        try:
+            return self.get(key).data == data
+        except NotFoundError:
+            return False
+
+    def _keeps_conditions(self, key: str) -> bool:
+        """Say whether the server writes when it should and only then: some ignore the conditions."""
+        tag = self.get(key).tag
+        with contextlib.suppress(ExistsError):
+            self.create(key, b"second")
+            return False
+        with contextlib.suppress(ConflictError):
+            self.replace(key, b"third", tag)
+            with contextlib.suppress(ConflictError):
+                self.replace(key, b"fourth", tag)
+                return False
+            return True
+        return False
+
+    def _presigned(self, method: str, key: str) -> str:
+        return self._client.get_presigned_url(method, self._bucket, self._name(key), expires=_URL_LIFE)
+
+    def _send(
+        self, method: str, key: str, data: bytes | None = None, condition: dict[str, str] | None = None
+    ) -> BaseHTTPResponse:
+        url = self._presigned(method, key)
+        with self._trouble():
+            if data is None:
+                return self._http.urlopen(method, url, retries=_RETRIES)
+            digest = hashlib.md5(data, usedforsecurity=False).digest()
+            headers = {"Content-Length": str(len(data)), "Content-MD5": base64.b64encode(digest).decode()}
+            # Sent in blocks, as a file: the time limit is then on each block, not on all of a slow upload.
+            return self._http.urlopen(
+                method, url, body=BytesIO(data), headers=headers | (condition or {}), retries=_WRITE_RETRIES
+            )
+
+    def _tag(self, response: BaseHTTPResponse) -> str:
+        tag = response.headers.get("ETag")
+        if not tag:
+            raise self._trouble_with(_FOREIGN, "no ETag")
+        return tag.strip('"')  # Ceph compares what is sent with an etag without quotes; S3 takes both
+
+    def _refusal(self, status: int, code: str | None) -> StoreUnavailableError:
+        other = _FAILED if code or status >= 500 else _FOREIGN
+        remedy = _REMEDIES.get(code or "") or _REMEDIES.get(status, other)
+        return self._trouble_with(remedy, code if code and code.isalnum() else f"HTTP {status}")
+
+    def _trouble_with(self, remedy: str, code: str) -> StoreUnavailableError:
+        return StoreUnavailableError(f"the S3 server {self._endpoint} {remedy.format(bucket=self._bucket, code=code)}")
+
+    @contextlib.contextmanager
+    def _trouble(self) -> Iterator[None]:
+        """Say in one line what is wrong with the server or the way to it.
+
+        The causes are cut off: their texts have several lines, and signatures.
+        """
+        try:
+            yield
+        except S3Error as error:
+            raise self._refusal(error.response.status, error.code) from None
+        except exceptions.HTTPError as error:
+            raise self._trouble_with(*_broken(error)) from None
+        except (MinioException, ParseError, ValueError):
+            raise self._trouble_with(_FOREIGN, "no S3 document") from None
+
+
+def _broken(error: exceptions.HTTPError) -> tuple[str, str]:
+    """Return the remedy and, in a few words, what broke a connection."""
+    cause: BaseException = error.reason or error if isinstance(error, exceptions.MaxRetryError) else error
+    nested = [argument for argument in cause.args if isinstance(argument, Exception)]
+    root = cause.__cause__ or (nested[-1] if nested else cause)
+    if isinstance(root, ssl.SSLCertVerificationError):
+        return _UNTRUSTED, root.verify_message
+    return _SILENT, getattr(root, "strerror", None) or type(root).__name__
+
+
+def _code(response: BaseHTTPResponse) -> str | None:
+    """Return S3's own code of an error, if the answer has one."""
+    try:
+        return S3Error.fromxml(response).code
+    except (ParseError, ValueError):
+        return None
+
+
+def _variable(name: str) -> str:
+    value = os.environ.get(name, "").strip()  # a Secret made from a file ends in a line feed
+    if not value:
+        raise SetupError(f"{name} is not set, and a store in S3 needs it: set it, {_CLUSTER}")
+    return value
+
+
+def _pool(endpoint: str) -> urllib3.PoolManager:
+    if not endpoint.startswith("https://"):
+        return urllib3.PoolManager(maxsize=_CONNECTIONS, timeout=_TIMEOUT, retries=_RETRIES)
+    bundle = os.environ.get("AWS_CA_BUNDLE", "").strip() or certifi.where()
+    try:
+        context = ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        raise SetupError(f"AWS_CA_BUNDLE: {bundle} is no readable PEM file of certificates") from error
+    return urllib3.PoolManager(maxsize=_CONNECTIONS, timeout=_TIMEOUT, retries=_RETRIES, ssl_context=context)
+
+
+def _client(endpoint: str, http: urllib3.PoolManager) -> Minio:
+    match = _ENDPOINT.fullmatch(endpoint)
+    if not match:
+        raise SetupError("AWS_ENDPOINT_URL must look like http://10.0.0.5:9000 or https://s3.example.org")
+    try:
+        return Minio(
+            match[2],
+            access_key=_variable("AWS_ACCESS_KEY_ID"),
+            secret_key=_variable("AWS_SECRET_ACCESS_KEY"),
+            session_token=os.environ.get("AWS_SESSION_TOKEN", "").strip() or None,
+            secure=match[1] == "https",
+            region=os.environ.get("AWS_REGION", "").strip() or "us-east-1",
+            http_client=http,
+        )
+    except ValueError as error:
+        raise SetupError(f"AWS_ENDPOINT_URL or AWS_REGION is wrong: {error}") from error

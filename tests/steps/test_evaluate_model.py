@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fededge.errors import RoundError
+from fededge.steps.aggregate_updates import aggregate_updates
+from fededge.steps.evaluate_model import evaluate_model
+from fededge.store import Store
+from fededge.store.blobs import get_tensors
+from tests.steps import round as a_round
+from tests.steps.tiny import TinyLearner, workload
+
+
+def aggregated(store: Store) -> tuple[str, str]:
+    distributed = a_round.distribute(store)
+    return distributed.attempt, aggregate_updates(store.url, distributed.attempt, a_round.train(store, distributed))
+
+
+def test_metrics_are_of_the_new_model_on_the_test_data(store: Store, tmp_path: Path) -> None:
+    attempt, model = aggregated(store)
+    metrics = evaluate_model(store.url, attempt, model, str(tmp_path / "curve.html"))
+    assert metrics == TinyLearner().evaluate(get_tensors(store, model), workload.test_data())
+    recorded = a_round.trainings(store).evaluation(a_round.trainings(store).attempts("v1")[0])
+    assert recorded is not None
+    assert recorded.data_schema == {"x": "float32[3]", "y": "float32[]"}
+    assert recorded.num_examples == 50
+
+
+def test_the_curve_has_all_rounds_and_needs_nothing_else(store: Store, tmp_path: Path) -> None:
+    for _ in range(3):
+        a_round.run_round(store, tmp_path / "out")
+    page = (tmp_path / "out" / "curve.html").read_text()
+    assert re.findall(r"<tr><td>(\d)</td>", page) == ["1", "2", "3"]
+    assert "<svg" in page
+    assert "<script" not in page
+    assert not re.search(r"(src|href)=\"(?!#)", page)
+
+
+def test_another_model_than_the_aggregated_one_is_refused(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt, model = aggregated(store)
+    evaluate_model(store.url, attempt, model, str(tmp_path / "curve.html"))
+    capsys.readouterr()
+    with a_round.refused(capsys, RoundError.exit_code, "run the round again"):
+        evaluate_model(store.url, attempt, f"sha256:{'0' * 64}", str(tmp_path / "curve.html"))

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+
+from fededge.core.updates import ExclusionReason
+from fededge.errors import InputError, RoundError, StoreUnavailableError
+from fededge.records import Failed
+from fededge.steps.train_clients import train_clients
+from fededge.store import Store
+from fededge.store.blobs import get_tensors
+from tests.steps import round as a_round
+from tests.steps.tiny import TinyLearner, workload
+
+FAULTY = {"workload": "tests.steps.tiny:faulty", "clients": 7, "clients_per_pod": 7}
+
+
+def test_each_client_delivers_what_its_learner_made(store: Store) -> None:
+    distributed = a_round.distribute(store)
+    reports = a_round.train(store, distributed)
+    assert [(report["delivered"], report["failed"]) for report in reports] == [(2, 0), (2, 0)]
+    trainings = a_round.trainings(store)
+    attempt = trainings.attempt(trainings.attempts("v1")[0])
+    weights = get_tensors(store, attempt.base_model)
+    for client in attempt.cohort:
+        update = trainings.update(attempt.ref, client)
+        assert update is not None
+        data = workload.train_data(client, 4)
+        expected = TinyLearner().train(client, weights, data, attempt.settings, None)  # type: ignore[arg-type]
+        assert get_tensors(store, update.delta)["0000/w"].tobytes() == expected.delta["0000/w"].tobytes()
+        assert update.num_examples == 2 * len(data)
+        assert update.base_model == attempt.base_model
+
+
+def test_a_client_that_fails_is_reported_and_the_others_go_on(store: Store) -> None:
+    distributed = a_round.distribute(store, **FAULTY)
+    (report,) = a_round.train(store, distributed)
+    assert (report["delivered"], report["failed"]) == (5, 2)
+    trainings = a_round.trainings(store)
+    ref = trainings.attempts("v1")[0]
+    gone, empty = trainings.failure(ref, "p35"), trainings.failure(ref, "p42")
+    assert gone is not None
+    assert empty is not None
+    assert gone.reason is ExclusionReason.TRAINING_FAILED
+    assert "the disk of this device is gone" in gone.detail
+    assert empty.reason is ExclusionReason.NO_DATA
+
+
+def test_delivered_clients_are_not_trained_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = a_round.distribute(store)
+    first = a_round.train(store, distributed)
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(TinyLearner, "train", refuse)
+    assert a_round.train(store, distributed) == first
+
+
+def test_a_store_that_fails_ends_the_step(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    distributed = a_round.distribute(store)
+
+    def fail(self: Store, key: str, data: bytes) -> None:
+        raise StoreUnavailableError("the store is full")
+
+    monkeypatch.setattr(type(store), "create", fail)
+    with a_round.refused(capsys, StoreUnavailableError.exit_code, "the store is full"):
+        train_clients(store.url, distributed.plan[0]["batch"])
+
+
+def test_a_batch_that_is_not_planned_is_refused(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    a_round.distribute(store)
+    with a_round.refused(capsys, InputError.exit_code, "b777"):
+        train_clients(store.url, "tiny/v1/1/b777")
+
+
+def test_a_late_step_of_a_failed_attempt_is_refused(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    distributed = a_round.distribute(store)
+    trainings = a_round.trainings(store)
+    trainings.fail_attempt(trainings.attempts("v1")[0], Failed(reason="for the test"))
+    with a_round.refused(capsys, RoundError.exit_code, "for the test"):
+        a_round.train(store, distributed)

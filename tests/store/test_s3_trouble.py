@@ -1,0 +1,460 @@
+"""S3 servers that are away, that refuse, that fail and that are none: one clear line each, and no secret in it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import logging
+import re
+import socket
+import socketserver
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from minio import Minio
+
+from fededge.errors import (
+    ConflictError,
+    ExistsError,
+    FedEdgeError,
+    InputError,
+    NotFoundError,
+    SetupError,
+    StoreUnavailableError,
+)
+from fededge.store import Store, open_store
+from tests.store import ceph
+
+SECRET = "A-Secret/that+nobody=sees"
+XML_HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
+
+Attempt = Callable[[Store], object]
+ATTEMPTS: dict[str, Attempt] = {
+    "check": lambda store: store.check(),
+    "get": lambda store: store.get("a/key"),
+    "create": lambda store: store.create("a/key", b"1" * 100_000),
+    "replace": lambda store: store.replace("a/key", b"2", "0" * 32),
+    "delete": lambda store: store.delete("a/key"),
+    "keys": lambda store: store.keys("a/"),
+}
+
+
+@pytest.fixture
+def settings(no_s3: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Let every library log all it can, and see that no signature is in it."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    records = caplog.get_records("call")
+    assert records
+    _nothing_secret("\n".join(record.getMessage() for record in records))
+
+
+def _troubles(url: str, attempts: dict[str, Attempt] = ATTEMPTS) -> list[str]:
+    """Make all attempts, each on a store of its own and at the same time; return what each raises."""
+    with ThreadPoolExecutor(len(attempts)) as pool:
+        return list(pool.map(lambda attempt: _trouble(url, attempt), attempts.values()))
+
+
+def _trouble(url: str, attempt: Attempt) -> str:
+    with pytest.raises(StoreUnavailableError) as caught:
+        attempt(open_store(url))
+    return _clear_line(caught.value)
+
+
+def _clear_line(error: FedEdgeError) -> str:
+    text = str(error)
+    assert len(text.splitlines()) == 1
+    assert len(text) < 300
+    _nothing_secret("".join(traceback.format_exception(error)))
+    return text
+
+
+def _nothing_secret(text: str) -> None:
+    assert SECRET not in text
+    assert not re.search(r"Signature[=:]", text)
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+@pytest.mark.parametrize("value", [None, "", " \n"])
+def test_a_missing_variable(settings: None, monkeypatch: pytest.MonkeyPatch, name: str, value: str | None) -> None:
+    monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    with pytest.raises(SetupError) as caught:
+        open_store("s3://bucket/store")
+    text = _clear_line(caught.value)
+    assert text.startswith(f"{name} is not set")
+    assert "ConfigMap or the Secret `fededge`" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_ENDPOINT_URL", "localhost:9000"),
+        ("AWS_ENDPOINT_URL", "ftp://localhost"),
+        ("AWS_ENDPOINT_URL", "https://"),
+        ("AWS_ENDPOINT_URL", "http://localhost/path"),
+        ("AWS_ENDPOINT_URL", "http://localhost:99999"),
+        ("AWS_ENDPOINT_URL", "http://localhost:http"),
+        ("AWS_ENDPOINT_URL", "http://local host"),
+        ("AWS_ENDPOINT_URL", f"http://me:{SECRET.replace('/', '')}@localhost"),
+        ("AWS_REGION", "no region"),
+    ],
+)
+def test_a_wrong_variable(settings: None, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SetupError, match=name) as caught:
+        open_store("s3://bucket/store")
+    assert SECRET.replace("/", "") not in _clear_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://", "s3:///store", "s3://B/store", "s3://no_bucket!/x", "s3://127.0.0.1/x", "s3://bucket/../x"]
+)
+def test_a_url_that_names_no_bucket(settings: None, url: str) -> None:
+    with pytest.raises(InputError, match=re.escape(url)) as caught:
+        open_store(url)
+    _clear_line(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_a_wrong_ca_bundle(
+    settings: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
+) -> None:
+    bundle = tmp_path / "authority.pem"
+    if content is not None:
+        bundle.write_bytes(content)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:9")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
+    with pytest.raises(SetupError, match=f"AWS_CA_BUNDLE: {re.escape(str(bundle))}") as caught:
+        open_store("s3://bucket/store")
+    _clear_line(caught.value)
+
+
+def test_the_url_names_the_store_and_nothing_else(settings: None) -> None:
+    assert open_store("s3://bucket").url == "s3://bucket"
+    assert open_store("s3://bucket/").url == "s3://bucket"
+    assert open_store("s3://bucket/a/b/").url == "s3://bucket/a/b"
+
+
+def test_an_endpoint_where_nobody_listens(settings: None, logged: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        for text in _troubles("s3://bucket/store"):
+            assert text.startswith(f"the S3 server {endpoint} does not answer (Connection refused)")
+
+
+@pytest.mark.s3
+def test_a_wrong_secret(s3: str, logged: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    for text in _troubles(s3):
+        assert "refuses the credentials (SignatureDoesNotMatch)" in text
+        assert "AWS_SECRET_ACCESS_KEY" in text
+
+
+@pytest.mark.s3
+def test_an_unknown_key_id(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    for text in _troubles(s3):
+        assert "refuses the credentials (InvalidAccessKeyId)" in text
+
+
+@pytest.mark.s3
+def test_credentials_with_a_line_feed_are_good(s3: str, monkeypatch: pytest.MonkeyPatch, server: ceph.S3Server) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"{server.access_key}\n")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{server.secret_key}\n")
+    open_store(s3).check()
+
+
+@pytest.mark.s3
+def test_a_missing_bucket(s3: str) -> None:
+    for text in _troubles("s3://no-such-bucket/store"):
+        assert "has no bucket no-such-bucket: make it" in text
+
+
+@pytest.mark.s3
+def test_a_bucket_of_somebody_else(s3: str, server: ceph.S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ("--access-key=another", f"--secret-key={SECRET}")
+    server.admin("user", "create", "--uid=another", "--display-name=another", *keys)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    for text in _troubles(s3):
+        assert "denies these credentials the bucket fededge-tests (AccessDenied)" in text
+
+
+@pytest.mark.s3
+def test_a_bucket_without_quota_left(s3: str, server: ceph.S3Server) -> None:
+    host = server.endpoint.removeprefix("http://")
+    bucket = "small-bucket"
+    Minio(host, server.access_key, server.secret_key, secure=False, region="us-east-1").make_bucket(bucket)
+    server.admin("quota", "set", "--quota-scope=bucket", f"--bucket={bucket}", "--uid=tests", "--max-objects=0")
+    server.admin("quota", "enable", "--quota-scope=bucket", f"--bucket={bucket}", "--uid=tests")
+    text = _trouble(f"s3://{bucket}/store", ATTEMPTS["create"])
+    assert "has no space or quota left (QuotaExceeded): free some" in text
+
+
+@pytest.mark.s3
+def test_a_certificate_of_an_unknown_authority(s3_tls: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_CA_BUNDLE")
+    for text in _troubles(s3_tls):
+        assert "certificate that is not trusted (unable to get local issuer certificate): set AWS_CA_BUNDLE" in text
+
+
+@pytest.mark.s3
+def test_an_authority_that_signed_another_certificate(
+    s3_tls: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(ceph.make_certificate(tmp_path).authority))
+    assert "is not trusted (" in _trouble(s3_tls, ATTEMPTS["get"])
+
+
+@pytest.mark.s3
+def test_https_and_http_mixed_up(s3_tls: str, server: ceph.S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    swapped = [
+        server.endpoint.replace("http:", "https:"),
+        server.tls_endpoint.replace("https:", "http:"),
+    ]
+    for endpoint in swapped:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        assert "AWS_ENDPOINT_URL" in _trouble(s3_tls, ATTEMPTS["get"])
+
+
+def _http(status: str, body: str = "", *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body.encode())}", "Connection: close", *headers]
+    return "\r\n".join([*lines, "", body]).encode()
+
+
+def _s3_error(status: str, code: str) -> bytes:
+    xml = f"{XML_HEAD}<Error><Code>{code}</Code><Message>Signature: {SECRET}</Message></Error>"
+    return _http(status, xml, "Content-Type: application/xml")
+
+
+GARBAGE = {
+    "nothing": b"",
+    "noise": b"\x00\xff" * 500,
+    "a page": _http("200 OK", "<html>It works!</html>", "Content-Type: text/html"),
+    "an empty answer": _http("200 OK"),
+    "other XML": _http("200 OK", f"{XML_HEAD}<feed/>", "Content-Type: application/xml"),
+    "broken XML": _http("404 Not Found", f"{XML_HEAD}<Error><Code>", "Content-Type: application/xml"),
+    "no UTF-8": _http("404 Not Found", "", "Content-Type: application/xml").replace(b": 0", b": 2") + b"\xff\xfe",
+    "a page that is not there": _http("404 Not Found", "<html>\nNo\n</html>", "Content-Type: text/html"),
+    "a page for members": _http("401 Unauthorized", "<html>\nNo\n</html>", "Content-Type: text/html"),
+    "a redirect": _http("301 Moved Permanently", "", "Location: http://127.0.0.1:9/elsewhere"),
+    "an odd status": _http("418 I'm a teapot", "short and stout"),
+    "half an answer": _http("404 Not Found", "half").replace(b": 4", b": 400"),
+    "broken headers": b"HTTP/1.1 200 OK\r\nnonsense\r\n: :\r\nContent-Length: x\r\n\r\n",
+    "an error of two lines": _s3_error("403 Forbidden", f"Two\nLines {SECRET}"),
+    "an error of no code": _s3_error("400 Bad Request", ""),
+    "always busy": _s3_error("503 Slow Down", "SlowDown"),
+    "always broken": _http("502 Bad Gateway", "<html>nginx</html>", "Content-Type: text/html", "Retry-After: 900"),
+    "no conditional writes": _s3_error("501 Not Implemented", "NotImplemented"),
+    "another region": _s3_error("301 Moved Permanently", "PermanentRedirect"),
+    "a wrong clock": _s3_error("403 Forbidden", "RequestTimeTooSkewed"),
+}
+
+
+@contextlib.contextmanager
+def _serving(server: socketserver.BaseServer) -> Iterator[str]:
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _answering(answer: bytes) -> contextlib.AbstractContextManager[str]:
+    """Serve the same bytes, whatever the request."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            length = 0
+            while line := self.rfile.readline().strip().lower():
+                if line.startswith(b"content-length:"):
+                    length = int(line.partition(b":")[2])
+            self.rfile.read(length)
+            self.wfile.write(answer)
+
+    return _serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler))
+
+
+@pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
+def test_a_server_that_talks_nonsense(
+    settings: None, logged: None, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    attempts = {name: attempt for name, attempt in ATTEMPTS.items() if name != "delete"}  # any 200 is good for that
+    with _answering(answer) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        for text in _troubles("s3://bucket/store", attempts):
+            assert text.startswith(f"the S3 server {endpoint} ")
+            assert ": " in text.removeprefix(f"the S3 server {endpoint} ")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+    def body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", "0")))
+
+    def slow_body(self) -> bytes:
+        length = int(self.headers.get("Content-Length", "0"))
+        blocks = []
+        for start in range(0, length, 1_000_000):
+            time.sleep(0.15)
+            blocks.append(self.rfile.read(min(1_000_000, length - start)))
+        return b"".join(blocks)
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _forgetful() -> contextlib.AbstractContextManager[str]:
+    """Serve a store that writes whatever the condition, as some servers do."""
+    values: dict[str, bytes] = {}
+
+    class Handler(_Handler):
+        def do_PUT(self) -> None:
+            values[self.path.partition("?")[0]] = self.body()
+            self.answer(200, b"", {"ETag": '"1"'})
+
+        def do_GET(self) -> None:
+            self.answer(200, values[self.path.partition("?")[0]], {"ETag": '"1"'})
+
+        def do_DELETE(self) -> None:
+            del values[self.path.partition("?")[0]]
+            self.answer(204, b"", {})
+
+    return _serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+
+
+def test_a_server_that_ignores_conditions_is_found_out(settings: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _forgetful() as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        text = _trouble("s3://bucket/store", ATTEMPTS["check"])
+    assert "ignores If-None-Match or If-Match" in text
+
+
+class Line:
+    """A way to the real server that is slow, or that loses or breaks off the answer to what was done."""
+
+    def __init__(self, server: str) -> None:
+        self.server = server.removeprefix("http://")
+        self.lose = 0
+        self.break_off = 0
+        self.busy = 0
+        self.slow = False
+
+    def open(self) -> contextlib.AbstractContextManager[str]:
+        line = self
+
+        class Handler(_Handler):
+            def forward(self) -> None:
+                body = self.slow_body() if line.slow else self.body()
+                if line.busy:
+                    line.busy -= 1
+                    return self.answer(503, b"", {})
+                status, answer, headers = line.ask(self.command, self.path, body, dict(self.headers))
+                if line.lose:
+                    line.lose -= 1
+                    self.close_connection = True
+                elif line.break_off and self.command == "GET":
+                    line.break_off -= 1
+                    self.close_connection = True
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer))
+                    self.wfile.write(answer[: len(answer) // 2])
+                else:
+                    self.answer(status, answer, headers)
+                return None
+
+            do_GET = do_PUT = do_DELETE = forward  # noqa: N815
+
+        return _serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+
+    def ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
+        with contextlib.closing(http.client.HTTPConnection(self.server)) as connection:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            kept = {name: value for name, value in answer.getheaders() if name in ("ETag", "Content-Type")}
+            return answer.status, answer.read(), kept
+
+
+@pytest.fixture
+def line(s3: str, server: ceph.S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+    line = Line(server.endpoint)
+    with line.open() as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        yield line
+
+
+@pytest.mark.s3
+def test_a_write_whose_answer_was_lost_is_no_error(s3: str, line: Line, logged: None) -> None:
+    store = open_store(s3)
+    line.lose = 2
+    store.create("a/key", b"1" * 100_000)
+    tag = store.get("a/key").tag
+    line.lose = 2
+    store.replace("a/key", b"2" * 100_000, tag)
+    assert store.get("a/key").data == b"2" * 100_000
+    line.lose = 1
+    with pytest.raises(ExistsError):
+        store.create("a/key", b"3")
+    line.lose = 1
+    with pytest.raises(ConflictError):
+        store.replace("a/key", b"3", tag)
+    line.lose = 1
+    store.delete("a/key")
+    line.lose = 1
+    with pytest.raises(NotFoundError):
+        store.get("a/key")
+
+
+@pytest.mark.s3
+def test_a_value_whose_reading_broke_off_is_read_again(s3: str, line: Line) -> None:
+    store = open_store(s3)
+    store.create("a/key", b"1" * 1_000_000)
+    line.break_off = 2
+    assert store.get("a/key").data == b"1" * 1_000_000
+    line.break_off = 2
+    assert store.keys("a/") == ["a/key"]
+
+
+@pytest.mark.s3
+def test_a_server_that_is_busy_is_asked_again(s3: str, line: Line) -> None:
+    line.busy = 2
+    store = open_store(s3)
+    store.check()
+    line.busy = 2
+    store.create("a/key", b"1")
+    line.busy = 2
+    assert store.keys("a/") == ["a/key"]
+
+
+@pytest.mark.s3
+def test_a_slow_upload_that_goes_on_is_not_given_up(s3: str, line: Line) -> None:
+    line.slow = True
+    store = open_store(s3)
+    store.create("a/key", b"1" * 30_000_000)
+    assert store.get("a/key").data == b"1" * 30_000_000

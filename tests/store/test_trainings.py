@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from fededge.core.updates import ExclusionReason
+from fededge.errors import ConflictError, InputError, NotFoundError
+from fededge.records import (
+    Accepted,
+    Aggregate,
+    Attempt,
+    AttemptRef,
+    Closing,
+    Evaluation,
+    Failed,
+    Failure,
+    Pointer,
+    Runtime,
+    Training,
+    Update,
+    Version,
+)
+from fededge.settings import RoundSettings
+from fededge.store import Store, keys
+from fededge.store.port import Tagged
+from fededge.store.trainings import TrainingStore, training_names
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+RUNTIME = Runtime(fededge="0", python="3.11", machine="x", cpu_features="", threads=1, libraries={})
+SETTINGS = RoundSettings(clients=2)
+SIGNATURE = {"w": "float32[1]"}
+
+
+def _digest(name: str) -> str:
+    return "sha256:" + name.encode().hex().rjust(64, "0")
+
+
+def _training(name: str = "digits", model: str = "initial") -> Training:
+    return Training(name=name, settings=SETTINGS, signature=SIGNATURE, initial_model=_digest(model), created_at=START)
+
+
+def _version(version: str, parent: str | None, model: str = "", attempt: int = 1) -> Version:
+    number = keys.version_round(version)
+    return Version(
+        training="digits",
+        version=version,
+        round=number,
+        parent=parent,
+        attempt=attempt,
+        model=_digest(model or version),
+        server_state=None,
+        signature=SIGNATURE,
+        settings=SETTINGS,
+        accepted=[Accepted(client="a", delta=_digest("delta"), num_examples=3, metrics={})],
+        excluded=[],
+        metric="accuracy",
+        metrics={"accuracy": 0.5},
+        data_schema={},
+        runtime=RUNTIME,
+        created_at=START + timedelta(seconds=number + 1000 * keys.version_branch(version)),
+    )
+
+
+def _initial(model: str = "initial") -> Version:
+    return _version("v0", None, model)
+
+
+@pytest.fixture
+def training(folder_store: Store) -> TrainingStore:
+    training = TrainingStore(folder_store, "digits")
+    training.create(_training(), _initial())
+    return training
+
+
+def _publish(training: TrainingStore, *versions: str) -> None:
+    for version in versions:
+        training.publish(_version(version, training.head().pointer.version))
+
+
+def test_a_training_begins_at_version_0(store: Store) -> None:
+    training = TrainingStore(store, "digits")
+    with pytest.raises(NotFoundError):
+        training.head()
+    assert training.create(_training(), _initial()) == _training()
+    assert training.training() == _training()
+    assert training.head().pointer == Pointer(version="v0")
+    assert training.version() == training.version("v0") == _initial()
+    assert training.versions() == [_initial()]
+
+
+def test_a_training_that_has_begun_is_returned_as_it_is(training: TrainingStore) -> None:
+    _publish(training, "v1")
+    later = _training().model_copy(update={"created_at": START + timedelta(days=1)})
+    assert training.create(later, _initial()) == _training()
+    assert training.head().pointer == Pointer(version="v1")
+
+
+def test_a_training_does_not_begin_with_two_models(training: TrainingStore) -> None:
+    with pytest.raises(ConflictError, match="choose another name"):
+        training.create(_training(model="other"), _initial("other"))
+    assert training.version() == _initial()
+
+
+class StoppedError(Exception):
+    pass
+
+
+class Stopping:
+    """A store whose process is stopped before one of its writes."""
+
+    def __init__(self, store: Store, writes: int) -> None:
+        self._store = store
+        self._writes = writes
+
+    @property
+    def url(self) -> str:
+        return self._store.url
+
+    def check(self) -> None:
+        self._store.check()
+
+    def get(self, key: str) -> Tagged:
+        return self._store.get(key)
+
+    def create(self, key: str, data: bytes) -> None:
+        self._count()
+        self._store.create(key, data)
+
+    def replace(self, key: str, data: bytes, tag: str) -> None:
+        self._count()
+        self._store.replace(key, data, tag)
+
+    def delete(self, key: str) -> None:
+        self._count()
+        self._store.delete(key)
+
+    def keys(self, prefix: str) -> list[str]:
+        return self._store.keys(prefix)
+
+    def _count(self) -> None:
+        if not self._writes:
+            raise StoppedError
+        self._writes -= 1
+
+
+@pytest.mark.parametrize("writes", range(3))
+def test_a_start_that_was_cut_short_is_completed(folder_store: Store, writes: int) -> None:
+    with pytest.raises(StoppedError):
+        TrainingStore(Stopping(folder_store, writes), "digits").create(_training(), _initial())
+    training = TrainingStore(folder_store, "digits")
+    with pytest.raises(NotFoundError):
+        training.head()
+    training.create(_training(), _initial())
+    assert training.version() == _initial()
+
+
+@pytest.mark.parametrize("writes", range(2))
+def test_a_publication_that_was_cut_short_is_completed(training: TrainingStore, writes: int) -> None:
+    with pytest.raises(StoppedError):
+        TrainingStore(Stopping(training.store, writes), "digits").publish(_version("v1", "v0"))
+    assert training.head().pointer == Pointer(version="v0")
+    _publish(training, "v1")
+    assert training.version() == _version("v1", "v0")
+
+
+def test_publishing_moves_the_pointer_from_the_parent(training: TrainingStore) -> None:
+    assert training.publish(_version("v1", "v0")) == _version("v1", "v0")
+    assert training.head().pointer == Pointer(version="v1")
+    assert training.version() == _version("v1", "v0")
+
+
+def test_publishing_again_returns_what_is_there(training: TrainingStore) -> None:
+    _publish(training, "v1")
+    again = _version("v1", "v0").model_copy(update={"created_at": START + timedelta(days=1)})
+    assert training.publish(again) == _version("v1", "v0")
+    assert training.head().pointer == Pointer(version="v1")
+
+
+def test_nothing_is_published_but_from_the_current_version(training: TrainingStore) -> None:
+    _publish(training, "v1", "v2")
+    for late in (_version("v2-b1", "v1"), _version("v4", "v3"), _version("v1-b7", "v0")):
+        with pytest.raises(ConflictError, match="start the round again"):
+            training.publish(late)
+        with pytest.raises(NotFoundError):
+            training.version(late.version)
+    assert training.head().pointer == Pointer(version="v2")
+
+
+@pytest.mark.parametrize("other", [_version("v1", "v0", model="other"), _version("v1", "v0", attempt=2)])
+def test_a_version_that_another_run_published_is_kept(training: TrainingStore, other: Version) -> None:
+    _publish(training, "v1")
+    with pytest.raises(ConflictError, match="published by another run"):
+        training.publish(other)
+    assert training.version() == _version("v1", "v0")
+
+
+class Meanwhile(Stopping):
+    """A store where somebody else acts just before the pointer moves."""
+
+    def __init__(self, store: Store, act: Callable[[], object]) -> None:
+        super().__init__(store, 100)
+        self._act = act
+
+    def replace(self, key: str, data: bytes, tag: str) -> None:
+        self._act()
+        super().replace(key, data, tag)
+
+
+def test_a_pointer_that_moves_meanwhile_is_not_overwritten(training: TrainingStore) -> None:
+    _publish(training, "v1", "v2")
+    slow = TrainingStore(Meanwhile(training.store, lambda: training.rollback("v1")), "digits")
+    with pytest.raises(ConflictError):
+        slow.publish(_version("v3", "v2"))
+    assert training.head().pointer == Pointer(version="v1", branch=1)
+
+
+def test_a_rollback_is_refused_when_the_pointer_moves_meanwhile(training: TrainingStore) -> None:
+    _publish(training, "v1")
+    slow = TrainingStore(Meanwhile(training.store, lambda: _publish(training, "v2")), "digits")
+    with pytest.raises(ConflictError):
+        slow.rollback("v0")
+    assert training.head().pointer == Pointer(version="v2")
+
+
+def test_lineage_goes_back_to_version_0(training: TrainingStore) -> None:
+    _publish(training, "v1", "v2")
+    training.rollback("v1")
+    _publish(training, "v2-b1", "v3-b1")
+    assert [v.version for v in training.lineage("v3-b1")] == ["v3-b1", "v2-b1", "v1", "v0"]
+    assert [v.version for v in training.lineage("v2")] == ["v2", "v1", "v0"]
+
+
+def test_rounds_after_a_rollback_have_names_of_their_own(training: TrainingStore) -> None:
+    _publish(training, "v1", "v2")
+    assert training.rollback("v1") == Pointer(version="v1", branch=1)
+    assert training.version().version == "v1"
+    assert keys.version_name(2, training.head().pointer.branch) == "v2-b1"
+    _publish(training, "v2-b1")
+    assert training.head().pointer == Pointer(version="v2-b1", branch=1)
+    assert training.rollback("v0") == Pointer(version="v0", branch=2)
+    _publish(training, "v1-b2")
+    assert training.version("v2") == _version("v2", "v1")
+    assert training.version("v2-b1") == _version("v2-b1", "v1")
+
+
+def test_two_rollbacks_without_a_round_between(training: TrainingStore) -> None:
+    _publish(training, "v1", "v2")
+    training.rollback("v1")
+    pointer = training.rollback("v0")
+    assert pointer.version == "v0"
+    _publish(training, keys.version_name(1, pointer.branch))
+    assert training.version("v1") == _version("v1", "v0")
+
+
+@pytest.mark.parametrize("version", ["v2", "v3", "v2-b1"])
+def test_a_rollback_goes_to_an_ancestor(training: TrainingStore, version: str) -> None:
+    _publish(training, "v1", "v2", "v3")
+    training.rollback("v1")
+    _publish(training, "v2-b1")
+    with pytest.raises(InputError):
+        training.rollback(version)
+    assert training.head().pointer == Pointer(version="v2-b1", branch=1)
+
+
+def test_a_version_that_is_not_there(training: TrainingStore) -> None:
+    for act in (training.version, training.rollback):
+        with pytest.raises(NotFoundError, match="fededge versions list digits"):
+            act("v7")
+        with pytest.raises(InputError, match="is no version"):
+            act("../v1")
+
+
+def test_versions_are_by_round_and_then_by_age(training: TrainingStore) -> None:
+    _publish(training, *(f"v{number}" for number in range(1, 12)))
+    training.rollback("v1")
+    _publish(training, "v2-b1")
+    assert [v.version for v in training.versions()] == ["v0", "v1", "v2", "v2-b1", *(f"v{n}" for n in range(3, 12))]
+
+
+def test_trainings_are_listed_by_name(store: Store) -> None:
+    assert training_names(store) == []
+    for name in ("b", "a", "a-1"):
+        TrainingStore(store, name).create(_training(name), _initial())
+    store.create("trainings/unfinished/current.json", b"{}")
+    assert training_names(store) == ["a", "a-1", "b"]
+
+
+@pytest.mark.parametrize("name", ["", "A", "a/b", "..", "-a", "a-", "a" * 64, "a.b", "ä"])
+def test_a_name_that_could_not_be_a_key_is_refused(folder_store: Store, name: str) -> None:
+    with pytest.raises(InputError, match="is no name for a training"):
+        TrainingStore(folder_store, name).create(_training(name), _initial())
+
+
+REF = AttemptRef(training="digits", version="v1", number=1)
+
+
+def _attempt(number: int = 1, version: str = "v1", seconds: int = 0) -> Attempt:
+    return Attempt(
+        training="digits",
+        version=version,
+        round=1,
+        number=number,
+        base_version="v0",
+        base_model=_digest("initial"),
+        base_server_state=None,
+        settings=SETTINGS,
+        batches={"0": ["a", "b c/ü"]},
+        opened_at=START + timedelta(seconds=seconds),
+    )
+
+
+def _update(client: str, delta: str) -> Update:
+    return Update(
+        training="digits",
+        version="v1",
+        attempt=1,
+        round=1,
+        client=client,
+        base_model=_digest("initial"),
+        delta=_digest(delta),
+        num_examples=3,
+        metrics={},
+        seconds=1.0,
+        runtime=RUNTIME,
+    )
+
+
+def test_attempts_are_listed_oldest_first_and_not_with_those_of_other_versions(training: TrainingStore) -> None:
+    assert training.attempts("v1") == []
+    for attempt in (_attempt(10_000), _attempt(2), _attempt(10), _attempt(3, "v1-b1"), _attempt(4, "v10")):
+        training.open_attempt(attempt)
+    training.deliver(REF, _update("a", "of an attempt that was never opened"))
+    assert [ref.number for ref in training.attempts("v1")] == [2, 10, 10_000]
+    assert training.attempts("v1-b1") == [_attempt(3, "v1-b1").ref]
+
+
+def test_the_first_to_open_an_attempt_decides_its_plan(training: TrainingStore) -> None:
+    assert training.open_attempt(_attempt()) == _attempt()
+    assert training.open_attempt(_attempt(seconds=9)) == _attempt()
+    assert training.attempt(REF) == _attempt()
+    assert AttemptRef.parse(str(REF)) == REF
+
+
+def test_the_first_update_of_a_client_counts(store: Store) -> None:
+    training = TrainingStore(store, "digits")
+    assert training.update(REF, "b c/ü") is None
+    assert training.deliver(REF, _update("b c/ü", "first")) == _update("b c/ü", "first")
+    assert training.deliver(REF, _update("b c/ü", "second")) == _update("b c/ü", "first")
+    assert training.update(REF, "b c/ü") == _update("b c/ü", "first")
+    assert training.update(REF, "b c") is None
+    assert training.update(REF.model_copy(update={"number": 2}), "b c/ü") is None
+
+
+def test_what_is_recorded_first_stands(training: TrainingStore) -> None:
+    closing = Closing(accepted=[], excluded=[], closed_at=START)
+    assert training.closing(REF) is None
+    assert training.close(REF, closing) == closing
+    assert training.close(REF, Closing(accepted=[], excluded=[])) == closing
+    assert training.closing(REF) == closing
+
+    aggregate = Aggregate(model=_digest("m"), server_state=_digest("s"), runtime=RUNTIME)
+    assert training.put_aggregate(REF, aggregate) == aggregate
+    assert training.put_aggregate(REF, aggregate.model_copy(update={"model": _digest("n")})) == aggregate
+    assert training.aggregate(REF) == aggregate
+
+    evaluation = Evaluation(model=_digest("m"), metric="a", metrics={"a": 1.0}, num_examples=1, data_schema={})
+    assert training.put_evaluation(REF, evaluation) == evaluation
+    assert training.put_evaluation(REF, evaluation.model_copy(update={"metric": "b"})) == evaluation
+    assert training.evaluation(REF) == evaluation
+
+
+def test_failures_are_recorded_once(training: TrainingStore) -> None:
+    failure = Failure(client="a", reason=ExclusionReason.NO_DATA, detail="first")
+    assert training.failure(REF, "a") is None
+    training.report_failure(REF, failure)
+    training.report_failure(REF, failure.model_copy(update={"detail": "second"}))
+    assert training.failure(REF, "a") == failure
+
+    assert training.failed(REF) is None
+    training.fail_attempt(REF, Failed(reason="first", failed_at=START))
+    training.fail_attempt(REF, Failed(reason="second"))
+    assert training.failed(REF) == Failed(reason="first", failed_at=START)
