@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import tempfile
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -51,6 +55,25 @@ def create(
     environments.make(wanted, say)
     folders = " and ".join(str(path) for path in (wanted.path, wanted.extras_path) if path)
     console.print(f"{image} is ready in {folders}", soft_wrap=True)
+
+
+@app.command("run", context_settings={"ignore_unknown_options": True})
+def run_python(
+    image: Annotated[str, typer.Argument(help="As tensorflow.")],
+    arguments: Annotated[list[str], typer.Argument(help="What to pass to Python, after --.")],
+    packages: WithOption = None,
+) -> None:
+    """Run the Python of an environment, with FedEdge importable.
+
+    Examples:
+        fededge env run tensorflow -- -c "import tensorflow; print(tensorflow.__version__)"
+    """
+    wanted = environments.environment(image, packages or [])
+    environments.make(wanted, say)
+    with tempfile.TemporaryDirectory() as folder:
+        variables = wanted.variables(environments.link_library(Path(folder)))
+        done = subprocess.run([str(wanted.python), *arguments], env={**os.environ, **variables})  # noqa: S603
+    raise typer.Exit(done.returncode)
 
 
 @app.command()

@@ -1,0 +1,3 @@
+from fededge.cli import main
+
+main()
