@@ -18,7 +18,7 @@ run: setup ## Train: 5 rounds, 10 clients, as the compiled pipeline, on this mac
 	$(BIN)/fededge run
 
 test: setup lint ## Run every test that needs neither root nor Debian packages
-	$(PYTEST) -m "not s3 and not docker"
+	$(PYTEST) -m "not s3 and not docker" --numprocesses 2 --dist loadfile
 	$(TENSORFLOW_PYTEST) tests/learners tests/steps
 
 test-fast: setup ## Run the tests that take seconds

@@ -147,7 +147,9 @@ class KerasLearner:
 
         Made anew for each training, because iterating it a second time would give other orders.
         """
-        data = tensorflow().data.Dataset.from_tensor_slices((examples.x, examples.y))
+        tf = tensorflow()
+        tf.random.set_seed(shuffle_seed)  # tf.data mixes the global seed into its own
+        data = tf.data.Dataset.from_tensor_slices((examples.x, examples.y))
         shuffled = data.shuffle(len(examples), seed=shuffle_seed, reshuffle_each_iteration=True)
         return shuffled.batch(how.batch_size).repeat(how.local_epochs)
 
@@ -192,6 +194,7 @@ class KerasLearner:
     def _draws_random_numbers(self) -> bool:
         """Whether a training step of the model has a random operation in its graph."""
         tf = tensorflow()
+        tf.random.set_seed(0)  # with deterministic operations on, a random one without a seed is an error
         model = self._build()
         call = tf.function(lambda *inputs: model(*inputs, training=True))
         specs = [tf.TensorSpec([1, *i.shape[1:]], i.dtype) for i in model.inputs]

@@ -106,6 +106,17 @@ def test_client_does_not_depend_on_who_trained_before(dropout: float) -> None:
         assert bits(forth[client].delta) == bits(back[client].delta)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_training_does_not_depend_on_the_global_seed(dropout: float) -> None:
+    deltas = []
+    for seed in (1, 2):
+        learner = small.learner(dropout)
+        weights = learner.initial_weights(0)
+        tensorflow().random.set_seed(seed)
+        deltas.append(bits(learner.train("a", weights, small.examples("a"), HOW, small.seeds("a")).delta))
+    assert deltas[0] == deltas[1]
+
+
 def test_training_twice_in_one_process_is_the_same() -> None:
     learner = small.learner(dropout=0.5)
     weights = learner.initial_weights(0)
