@@ -114,6 +114,7 @@ class KerasLearner:
     ) -> ClientUpdate:
         if not len(examples):
             raise UpdateError(ExclusionReason.NO_DATA, "the client has no examples")
+        self._build(weights)  # an error of the model is clearer here than from inside of TFF
         start_tff_worker()
         result, measurements = self._run_client_work(weights, examples, how, seeds)
         # TFF answers a client that diverged with a zero update of weight 0.
@@ -214,7 +215,7 @@ class KerasLearner:
                 "LayerNormalization or GroupNormalization in place of BatchNormalization"
             )
         if weights is not None:
-            model.set_weights([weights[name] for name in sorted(weights)])
+            _set_weights(model, weights)
         return model
 
 
@@ -233,6 +234,16 @@ def classifier(model: Callable[[], Any]) -> KerasLearner:
 def client_optimizer(how: LocalTraining) -> Any:
     """Make TFF's SGD with momentum, which starts afresh on each client and round."""
     return tensorflow_federated().learning.optimizers.build_sgdm(how.client_learning_rate, how.client_momentum)
+
+
+def _set_weights(model: Any, weights: Tensors) -> None:
+    shapes = [tuple(variable.shape) for variable in model.trainable_weights]
+    if [weights[name].shape for name in sorted(weights)] != shapes:
+        raise WorkloadError(
+            f"the workload's model has weights of shapes {shapes}, the version's are "
+            f"{list(signature(weights).values())}: begin another training for the changed model"
+        )
+    model.set_weights([weights[name] for name in sorted(weights)])
 
 
 def _weights_of(model: Any) -> Tensors:

@@ -1,53 +1,21 @@
 """The tensorflow image as Kubernetes and the Docker runner use it."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import fededge
-from tests.images import engine
 
 REPOSITORY = Path(__file__).parents[2]
-IMAGE = "fededge-tensorflow:test"
+
 # What a person's Docker runner and a restricted pod give a container at worst.
 NOBODY_KNOWN = ["--user", "12345:12345", "--read-only", "--tmpfs", "/tmp"]
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]  # the first build downloads a gigabyte
-
-
-@pytest.fixture(scope="session")
-def docker_host() -> Iterator[str]:
-    if reason := engine.missing():
-        if os.environ.get("FEDEDGE_REQUIRE_DOCKER") == "1":
-            pytest.fail(f"FEDEDGE_REQUIRE_DOCKER=1, but: {reason}")
-        pytest.skip(reason)
-    with engine.engine() as host:
-        yield host
-
-
-@pytest.fixture(scope="session")
-def image(docker_host: str) -> str:
-    environment = {
-        **os.environ,
-        "DOCKER_HOST": docker_host,
-        "DOCKER_BUILDKIT": "0",
-        "TAG": IMAGE.split(":")[1],
-        "BUILD_FLAGS": os.environ.get("BUILD_FLAGS", "--network host"),
-        # uv is beside this interpreter, also where the environment is not activated.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-    }
-    build = subprocess.run(
-        [REPOSITORY / "images" / "build.sh", "tensorflow"], env=environment, capture_output=True, text=True
-    )
-    assert build.returncode == 0, (build.stdout + build.stderr)[-3000:]
-    return IMAGE
 
 
 @pytest.fixture

@@ -180,6 +180,12 @@ def test_batch_normalization_is_refused_with_advice() -> None:
         classifier(model).initial_weights(0)
 
 
+def test_weights_of_a_changed_model_are_refused() -> None:
+    weights = {"0000/w": np.zeros((12, 3), np.float32)}
+    with pytest.raises(WorkloadError, match="changed model"):
+        small.learner().train("a", weights, small.examples("a"), HOW, small.seeds("a"))
+
+
 def test_evaluate_counts_right_answers() -> None:
     learner = small.learner()
     weights = learner.initial_weights(0)

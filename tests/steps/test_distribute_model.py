@@ -9,7 +9,8 @@ from fededge.errors import ExistsError, InputError, StoreError
 from fededge.records import Failed
 from fededge.settings import Placement
 from fededge.store import Store, keys
-from fededge.store.blobs import get_tensors, put_tensors
+from fededge.store.blobs import get_tensors, put_bytes, put_tensors
+from fededge.workloads import load_workload
 from tests.steps import round as a_round
 from tests.steps.tiny import TinyLearner
 
@@ -129,6 +130,16 @@ def test_own_initial_weights_count_when_the_training_begins(store: Store, monkey
     digest = put_tensors(store, mine)
     a_round.distribute(store, initial_model=digest)
     assert a_round.trainings(store).version("v0").model == digest
+
+
+def test_a_keras_file_can_be_what_a_training_begins_with(store: Store, tmp_path: Path) -> None:
+    learner = load_workload("digits").learner()
+    mine = learner.initial_weights(77)
+    learner.export(mine, tmp_path / "mine.keras")
+    digest = put_bytes(store, (tmp_path / "mine.keras").read_bytes())
+    a_round.distribute(store, workload="digits", initial_model=digest)
+    begun = get_tensors(store, a_round.trainings(store).version("v0").model)
+    assert {name: a.tobytes() for name, a in begun.items()} == {name: a.tobytes() for name, a in mine.items()}
 
 
 def test_documents_are_written_once(store: Store) -> None:
