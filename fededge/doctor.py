@@ -93,15 +93,15 @@ def _docker() -> Finding:
 
 
 def _cluster(namespace: str) -> list[Finding]:
-    from kubernetes import client, config
+    from kubernetes import client
     from kubernetes.config.config_exception import ConfigException
     from urllib3.exceptions import HTTPError
 
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries are no news
     try:
-        config.load_config()
+        _load_config()
         version = client.VersionApi().get_code(_request_timeout=_SECONDS)
-    except (ConfigException, TypeError):
+    except ConfigException:
         return [Finding("cluster", "unused", "no kubeconfig; local runs need none: set KUBECONFIG for a cluster")]
     except (client.ApiException, HTTPError) as error:
         return [Finding("cluster", "missing", f"does not answer: {_short(error)}; check `kubectl cluster-info`")]
@@ -110,6 +110,17 @@ def _cluster(namespace: str) -> list[Finding]:
         return [*found, *(_right(namespace, *right) for right in _RIGHTS), _settings(namespace)]
     except (client.ApiException, HTTPError) as error:
         return [*found, Finding("rights", "missing", f"cannot be asked for: {_short(error)}")]
+
+
+def _load_config() -> None:
+    """Load the person's kubeconfig, or the service account that a pod has."""
+    from kubernetes import config
+    from kubernetes.config.config_exception import ConfigException
+
+    try:
+        config.load_kube_config()
+    except ConfigException:
+        config.load_incluster_config()
 
 
 def _right(namespace: str, verb: str, group: str, resource: str) -> Finding:

@@ -21,10 +21,10 @@ def doctor(
 ) -> None:
     """Look at the environments, the store, Docker, the cluster and its rights; say what is missing and how to get it.
 
-    Examples:
-        fededge doctor
+    For example:
 
-        fededge doctor --store s3://models/fededge --namespace my-team --json
+    - `fededge doctor`
+    - `fededge doctor --store s3://models/fededge --namespace my-team --json`
     """
     found = checks.examine(store, namespace)
     if as_json:

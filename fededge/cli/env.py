@@ -22,8 +22,9 @@ app = typer.Typer(help="The environments that local runs use in place of images.
 def list_environments(as_json: JsonOption = False) -> None:
     """List the environments on this machine, and those that this FedEdge needs.
 
-    Examples:
-        fededge env list
+    For example:
+
+    - `fededge env list`
     """
     needed = {name: environments.environment(name) for name in image_names()}
     found = [path for path in environments.existing() if path not in [e.path for e in needed.values()]]
@@ -46,10 +47,10 @@ def create(
 ) -> None:
     """Make an environment now, so that the first run need not.
 
-    Examples:
-        fededge env create
+    For example:
 
-        fededge env create tensorflow --with ./my_package
+    - `fededge env create`
+    - `fededge env create tensorflow --with ./my_package`
     """
     wanted = environments.environment(image, packages or [])
     environments.make(wanted, say)
@@ -65,8 +66,9 @@ def run_python(
 ) -> None:
     """Run the Python of an environment, with FedEdge importable.
 
-    Examples:
-        fededge env run tensorflow -- -c "import tensorflow; print(tensorflow.__version__)"
+    For example:
+
+    - `fededge env run tensorflow -- -c "import tensorflow; print(tensorflow.__version__)"`
     """
     wanted = environments.environment(image, packages or [])
     environments.make(wanted, say)
@@ -80,8 +82,9 @@ def run_python(
 def prune() -> None:
     """Remove the environments that this FedEdge does not need.
 
-    Examples:
-        fededge env prune
+    For example:
+
+    - `fededge env prune`
     """
     needed = [environments.environment(name).path for name in image_names()]
     for path in environments.existing():

@@ -30,14 +30,12 @@ def export(
 ) -> None:
     """Write a pipeline's YAML, to upload to Kubeflow.
 
-    Examples:
-        fededge pipelines export --registry harbor.example.org/fededge
+    For example:
 
-        fededge pipelines export fl_training --rounds 10 --to ten_rounds.yaml
-
-        fededge pipelines export --client-image harbor.example.org/me/my-workload:1.0
-
-        fededge pipelines export --registry harbor.example.org/fededge --digests digests.json
+    - `fededge pipelines export --registry harbor.example.org/fededge`
+    - `fededge pipelines export fl_training --rounds 10 --to ten_rounds.yaml`
+    - `fededge pipelines export --client-image harbor.example.org/me/my-workload:1.0`
+    - `fededge pipelines export --registry harbor.example.org/fededge --digests digests.json`
     """
     from fededge.kubeflow.export import Images, export_pipeline, read_digests
 

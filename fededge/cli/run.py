@@ -87,14 +87,12 @@ def run(
 
     Running it again goes on with the training; a round that was cut short is taken up where it stopped.
 
-    Examples:
-        fededge run
+    For example:
 
-        fededge run --rounds 10 --clients 20 --clients-per-round 10
-
-        fededge run --workload my_package.module:workload --with ./my_package
-
-        fededge run my-training --store s3://models/fededge --runner docker
+    - `fededge run`
+    - `fededge run --rounds 10 --clients 20 --clients-per-round 10`
+    - `fededge run --workload my_package.module:workload --with ./my_package`
+    - `fededge run my-training --store s3://models/fededge --runner docker`
     """
     settings = RoundSettings.parse(
         workload=workload, seed=seed, clients=clients, clients_per_round=clients_per_round,

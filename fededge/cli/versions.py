@@ -41,10 +41,10 @@ def list_versions(
 ) -> None:
     """List the versions of a training, or the trainings of a store.
 
-    Examples:
-        fededge versions list
+    For example:
 
-        fededge versions list digits --json
+    - `fededge versions list`
+    - `fededge versions list digits --json`
     """
     opened = open_store(store)
     if not training:
@@ -74,10 +74,10 @@ def show(
 ) -> None:
     """Show a version: where it comes from, who took part, who was left out and why.
 
-    Examples:
-        fededge versions show digits
+    For example:
 
-        fededge versions show digits v3 --json
+    - `fededge versions show digits`
+    - `fededge versions show digits v3 --json`
     """
     from rich.markdown import Markdown
 
@@ -98,8 +98,9 @@ def rollback(
 ) -> None:
     """Make an earlier version current. Later versions stay; going on makes versions beside them, as v4-b1.
 
-    Examples:
-        fededge versions rollback digits v3
+    For example:
+
+    - `fededge versions rollback digits v3`
     """
     moved = _existing(open_store(store), training).rollback(version)
     console.print(f"{training} is at {moved.version}; its next versions end in -b{moved.branch}")
@@ -117,10 +118,10 @@ def export(
 
     A `.keras` file holds the whole Keras model; `.safetensors` the weights alone.
 
-    Examples:
-        fededge versions export digits
+    For example:
 
-        fededge versions export digits v3 --to digits.safetensors
+    - `fededge versions export digits`
+    - `fededge versions export digits v3 --to digits.safetensors`
     """
     trainings = _existing(open_store(store), training)
     manifest = trainings.version(version)

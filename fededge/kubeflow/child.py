@@ -15,7 +15,7 @@ from pathlib import Path
 from kfp import components, local
 
 from fededge.kubeflow.interpreters import use_interpreters
-from fededge.kubeflow.job import Docker, Job
+from fededge.kubeflow.job import LABEL, Docker, Job
 
 
 def main(path: Path) -> None:
@@ -41,7 +41,7 @@ def _docker_runner(docker: Docker) -> local.DockerRunner:
         environment=docker.environment,
         user=docker.user,
         network=docker.network,
-        labels=[docker.label],
+        labels={LABEL: docker.run},
     )
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 
+LABEL = "fededge.run"
+
+
 class Docker(BaseModel):
     """How containers reach what is outside of them.
 
@@ -15,7 +18,7 @@ class Docker(BaseModel):
       environment: variables of every container.
       user: `uid:gid`; files in the folders belong to it.
       network: a Docker network, or `host`.
-      label: on every container, so that those of an interrupted run can be found.
+      run: the run's name, which every container carries as `LABEL`, so that those of an ended run can be found.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,7 +27,7 @@ class Docker(BaseModel):
     environment: dict[str, str]
     user: str
     network: str
-    label: str
+    run: str
 
 
 class Interpreter(BaseModel):

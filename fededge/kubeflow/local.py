@@ -17,11 +17,11 @@ from fededge import events
 from fededge.environments import environment, link_library, make
 from fededge.errors import InputError, RunError, SetupError
 from fededge.events import Event, Tail
-from fededge.kubeflow.job import Docker, Interpreter, Job
+from fededge.kubeflow.job import LABEL, Docker, Interpreter, Job
 from fededge.kubeflow.yaml_file import images, read_pipeline
 
 _POLL_SECONDS = 0.1
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 10.0
 _PASSED_ON = ("AWS_", "FEDEDGE_")  # variables that steps in containers get, with their values
 _IMAGE_PREFIX = "fededge-"
 
@@ -107,7 +107,7 @@ def docker_job(folder: RunFolder, pipeline: Path, arguments: Arguments, folders:
         environment={**passed_on, events.VARIABLE: str(folder.events)},
         user=f"{os.getuid()}:{os.getgid()}",
         network=network,
-        label=f"fededge.run={folder.name}",
+        run=folder.name,
     )
     return Job(pipeline=pipeline, arguments=dict(arguments), root=folder.outputs, docker=docker)
 
@@ -137,7 +137,7 @@ def run(job: Job, folder: RunFolder) -> Iterator[Event]:
     finally:
         _end_group(child)
         if job.docker:
-            _remove_containers(job.docker.label)
+            _remove_containers(job.docker.run)
     if child.returncode:
         raise RunError(f"the pipeline failed; its log is {folder.log}")
 
@@ -179,11 +179,18 @@ def _require_images(wanted: Sequence[str]) -> None:
                 ) from error
 
 
-def _remove_containers(label: str) -> None:
+def _remove_containers(run: str) -> None:
+    """Remove the containers of a run, and see that they are gone."""
     import docker
     from docker.errors import APIError
 
+    end = time.monotonic() + _GRACE_SECONDS
     with contextlib.closing(docker.from_env()) as client:
-        for container in client.containers.list(all=True, filters={"label": label}):
-            with contextlib.suppress(APIError):  # it may be gone by now
-                container.remove(force=True)
+        # The engine may still be making one that was asked for, or removing one that has just ended.
+        while left := client.containers.list(all=True, filters={"label": f"{LABEL}={run}"}, ignore_removed=True):
+            for container in left:
+                with contextlib.suppress(APIError):
+                    container.remove(force=True)
+            if time.monotonic() > end:
+                break
+            time.sleep(_POLL_SECONDS)

@@ -41,8 +41,8 @@ def models(store: Store, training: str) -> list[str]:
 
 
 def containers() -> list[str]:
-    found = subprocess.run(["docker", "ps", "--all", "--quiet"], capture_output=True, text=True, check=True)
-    return found.stdout.split()
+    command = ["docker", "ps", "--all", "--format", "{{.ID}} {{.Status}} {{.Labels}}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_images_and_environments_give_the_same_bits(tmp_path: Path) -> None:
