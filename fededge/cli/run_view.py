@@ -59,13 +59,16 @@ class RunView:
         if not self._console.is_terminal:
             yield
             return
-        with Live(console=self._console, refresh_per_second=8, get_renderable=self._render) as self._live:
+        self._live = Live(console=self._console, refresh_per_second=8, transient=True, get_renderable=self._render)
+        with self._live:
             yield
 
     def follow(self, event: Event) -> None:
         """Take note of an event, and show it."""
         if event.kind == "started" and event.phase == "distribute":
             self._next = RoundView(started={"distribute": event.time})
+        if event.kind == "started":
+            self._phase = event.phase
         if event.kind == "opened":
             self._next.round, self._next.clients = event.round, event.clients
             self.rounds.append(self._next)
@@ -90,7 +93,6 @@ class RunView:
     def _note(self, view: RoundView, event: Event) -> None:
         match event.kind:
             case "started":
-                self._phase = event.phase
                 view.started.setdefault(event.phase, event.time)
             case "finished":
                 view.seconds[event.phase] = round(event.time - view.started.get(event.phase, event.time), 1)

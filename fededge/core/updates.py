@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from fededge.core.tensors import Array, Tensors, non_finite, signature
+
+
+MAX_EXAMPLES = 2**24  # of one client; float32, in which updates are weighted, skips integers above
 
 
 class ExclusionReason(StrEnum):
@@ -55,15 +57,15 @@ def inspect_update(delta: Mapping[str, Array], num_examples: int, expected: Mapp
 
     Args:
       delta: the update's tensors, of any names, shapes and dtypes.
-      num_examples: the weight that the client claims.
+      num_examples: the weight that the client claims, an integer from 1 to `MAX_EXAMPLES`.
       expected: the global model's signature; it must match exactly, nothing is broadcast.
     """
     if signature(delta) != dict(expected):
         return Refusal(ExclusionReason.WRONG_TENSORS, _difference(signature(delta), expected))
     if bad := non_finite(delta):
         return Refusal(ExclusionReason.NON_FINITE, f"NaN or infinity in {', '.join(bad)}")
-    if not (math.isfinite(num_examples) and num_examples > 0):
-        return Refusal(ExclusionReason.BAD_COUNT, f"{num_examples} examples")
+    if not isinstance(num_examples, int) or not 0 < num_examples <= MAX_EXAMPLES:
+        return Refusal(ExclusionReason.BAD_COUNT, f"{num_examples} examples; 1 to {MAX_EXAMPLES} can be")
     return None
 
 
