@@ -96,12 +96,13 @@ def _cluster(namespace: str) -> list[Finding]:
     from kubernetes import client
     from kubernetes.config.config_exception import ConfigException
     from urllib3.exceptions import HTTPError
+    from yaml import YAMLError
 
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries are no news
     try:
         _load_config()
         version = client.VersionApi().get_code(_request_timeout=_SECONDS)
-    except ConfigException:
+    except (ConfigException, YAMLError):
         return [Finding("cluster", "unused", "no kubeconfig; local runs need none: set KUBECONFIG for a cluster")]
     except (client.ApiException, HTTPError) as error:
         return [Finding("cluster", "missing", f"does not answer: {_short(error)}; check `kubectl cluster-info`")]

@@ -74,7 +74,12 @@ class Runtime(BaseModel):
 
 
 class Training(Record):
-    """A named series of versions."""
+    """A named series of versions.
+
+    Attributes:
+      initial_model: the weights of version 0.
+      initial_file: what the user brought for them; None where they are the workload's own.
+    """
 
     noun: ClassVar[str] = "training"
 
@@ -82,6 +87,7 @@ class Training(Record):
     settings: RoundSettings
     signature: dict[str, str]
     initial_model: Digest
+    initial_file: Digest | None = None
     created_at: datetime = Field(default_factory=now)
 
 

@@ -33,7 +33,7 @@ class _Settings(BaseModel):
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"]))
             where = f"{name}={first['input']!r}: " if name else ""
-            raise InputError(f"{where}{first['msg']}") from error
+            raise InputError(f"{where}{first['msg'].removeprefix('Value error, ')}") from error
 
 
 class LocalTraining(_Settings):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.text import Text
 
 from fededge import doctor as checks
 from fededge.cli.output import DEFAULT_STORE, JsonOption, StoreOption, console, print_json
@@ -30,9 +30,8 @@ def doctor(
     if as_json:
         print_json([finding._asdict() for finding in found])
     else:
-        table = Table("what", "state", "detail")
         for finding in found:
-            table.add_row(finding.what, f"[{_STYLES[finding.state]}]{finding.state}[/]", finding.detail)
-        console.print(table)
+            state = (f"{finding.state:8}", _STYLES[finding.state])
+            console.print(Text.assemble(state, f"{finding.what}: {finding.detail}"), soft_wrap=True)
     if missing := [finding.what for finding in found if finding.state == "missing"]:
         raise typer.Exit(SetupError.exit_code) if as_json else SetupError(f"missing: {', '.join(missing)}")

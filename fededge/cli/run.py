@@ -21,16 +21,15 @@ from fededge.cli.output import (
     say,
 )
 from fededge.cli.run_view import RunView
-from fededge.errors import FedEdgeError, InputError, RunError, SetupError
+from fededge.errors import FedEdgeError, InputError, RunError
 from fededge.settings import RoundSettings, ServerOptimizer
 from fededge.store import Store, keys, open_store
 from fededge.store.blobs import put_bytes
 from fededge.store.folder import FolderStore
 from fededge.store.trainings import TrainingStore, training_names
-from fededge.workloads import data_folder
+from fededge.workloads import import_path
 
 _DEFAULTS = RoundSettings()
-_SHIPPED_ROUNDS = 5
 
 
 class StepError(FedEdgeError):
@@ -50,7 +49,7 @@ def run(
         str, typer.Argument(help="The training to begin or go on with; by default, the workload's.")
     ] = "",
     workload: Annotated[str, _setting("workload")] = _DEFAULTS.workload,
-    rounds: Annotated[int, typer.Option(help="How many rounds, 1 to 20.")] = _SHIPPED_ROUNDS,
+    rounds: Annotated[int | None, typer.Option(help="How many rounds, 1 to 20; 5 by default.")] = None,
     new: Annotated[bool, typer.Option("--new", help="Begin another training instead of going on.")] = False,
     store: StoreOption = DEFAULT_STORE,
     clients: Annotated[int, _setting("clients")] = _DEFAULTS.clients,
@@ -101,27 +100,37 @@ def run(
         server_optimizer=server_optimizer, server_learning_rate=server_learning_rate,
         server_momentum=server_momentum,
     )  # fmt: skip
-    from fededge.kubeflow import local  # kfp takes a second to import, and --help needs none of it
+    # kfp takes a second to import, and --help needs none of it.
+    from fededge.kubeflow import local
+    from fededge.kubeflow.export import Images, export_pipeline
+    from fededge.kubeflow.yaml_file import count_rounds, read_pipeline
 
+    import_path(workload)
     if runner == "docker" and packages:
         raise InputError("--with is for environments: build an image with your packages, and pass --client-image")
+    if runner != "docker" and (registry or client_image):
+        raise InputError("--registry and --client-image go with --runner docker")
+    if pipeline and (rounds or registry or client_image):
+        raise InputError("--pipeline has its rounds and images already: `fededge pipelines export` decides them")
     opened = open_store(store)
     opened.check()
     name = _training_name(opened, training, workload, new)
     folder = local.RunFolder(HOME / "runs")
     say(f"training {name} in {opened.url}; log {folder.log}")
-    yaml = _pipeline(folder.path, pipeline, rounds, registry if runner == "docker" else "", client_image)
-    arguments = {
-        "store": opened.url,
-        "training": name,
-        "initial_model": put_bytes(opened, initial_model.read_bytes()) if initial_model else "",
-        **settings.model_dump(mode="json"),
-    }
+    yaml = pipeline or folder.path / "fl_training.yaml"
+    if not pipeline:
+        export_pipeline("fl_training", Images(registry, client_image), rounds, yaml)
+    total = count_rounds(read_pipeline(yaml))
+    arguments = {"store": opened.url, "training": name, **settings.model_dump(mode="json")}
     if runner == "docker":
-        job = local.docker_job(folder, yaml, arguments, _folders(opened), network)
+        folders = [Path(opened.url)] if isinstance(opened, FolderStore) else []
+        job = local.docker_job(folder, yaml, arguments, folders, network)
     else:
         job = local.environments_job(folder, yaml, arguments, packages or [], say)
-    view = RunView(rounds, errors if as_json else console)
+    if initial_model:  # last, so that nothing is kept of a run that cannot begin
+        digest = put_bytes(opened, initial_model.read_bytes())
+        job = job.model_copy(update={"arguments": {**job.arguments, "initial_model": digest}})
+    view = RunView(total, errors if as_json else console)
     try:
         with view.shown():
             for event in local.run(job, folder):
@@ -142,26 +151,6 @@ def _training_name(store: Store, wanted: str, workload: str, new: bool) -> str:
     return next(
         name for name in itertools.chain([base], (f"{base}-{i}" for i in itertools.count(2))) if name not in taken
     )
-
-
-def _pipeline(folder: Path, given: Path | None, rounds: int, registry: str, client_image: str) -> Path:
-    from fededge.kubeflow.export import Images, export_pipeline
-
-    if given:
-        return given
-    to = folder / "fl_training.yaml"
-    chosen = None if rounds == _SHIPPED_ROUNDS else rounds
-    export_pipeline("fl_training", Images(registry=registry, client=client_image), chosen, to)
-    return to
-
-
-def _folders(store: Store) -> list[Path]:
-    """Name the folders that containers must see."""
-    folders = [Path(store.url)] if isinstance(store, FolderStore) else []
-    try:
-        return [*folders, data_folder()]
-    except SetupError:
-        return folders
 
 
 def _tell_result(trainings: TrainingStore, view: RunView, folder: Any, as_json: bool) -> None:

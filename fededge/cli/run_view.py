@@ -77,7 +77,7 @@ class RunView:
         if self.rounds:
             self._note(self.rounds[-1], event)
         if self._live is None and (line := self._line(event)):
-            self._console.print(line, soft_wrap=True)
+            self._console.print(line, soft_wrap=True, markup=False)
 
     def table(self) -> Table:
         """Draw the rounds so far."""

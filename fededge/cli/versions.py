@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from fededge.cli.output import (
     DEFAULT_STORE,
@@ -56,10 +56,10 @@ def list_versions(
     if as_json:
         print_json([{**json.loads(v.model_dump_json()), "current": v.version == current} for v in versions])
         return
-    table = Table("version", "parent", "clients", "left out", "score", "made")
+    table = Table(Column("version", no_wrap=True), "parent", "clients", "left out", "score", "made")
     for version in versions:
-        name = f"[bold]{version.version} (current)[/bold]" if version.version == current else version.version
-        made = version.created_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        name = f"{version.version} (current)" if version.version == current else version.version
+        made = version.created_at.astimezone().strftime("%d %b %H:%M")
         counts = (str(len(version.accepted)), str(len(version.excluded)))
         table.add_row(name, version.parent or "", *counts, _score(version), made)
     console.print(table)
@@ -132,7 +132,10 @@ def export(
         raise InputError(f"--to {path}: there is no folder {path.parent}")
     weights = get_bytes(trainings.store, manifest.model)
     if path.suffix == ".safetensors":
-        path.write_bytes(weights)
+        try:
+            path.write_bytes(weights)
+        except OSError as error:
+            raise InputError(f"--to {path}: it cannot be written: {error.strerror}") from error
     else:
         _export_with_learner(manifest.settings.workload, weights, path, packages or [])
     console.print(f"{training} {manifest.version} is in {path}", soft_wrap=True)
@@ -148,8 +151,17 @@ def _existing(store: Store, training: str) -> TrainingStore:
     return trainings
 
 
+def _has_begun(store: Store, training: str) -> bool:
+    """Whether a training has a current version; one whose start was cut short has none."""
+    try:
+        TrainingStore(store, training).head()
+    except NotFoundError:
+        return False
+    return True
+
+
 def _list_trainings(store: Store, as_json: bool) -> None:
-    rows = [(name, TrainingStore(store, name).version()) for name in training_names(store)]
+    rows = [(name, TrainingStore(store, name).version()) for name in training_names(store) if _has_begun(store, name)]
     if as_json:
         print_json([{"training": n, "version": v.version, "metrics": v.metrics} for n, v in rows])
         return
@@ -183,4 +195,5 @@ def _export_with_learner(workload: str, weights: bytes, path: Path, packages: li
         ]
         done = subprocess.run(command, env=wanted.variables(link_library(folder)), capture_output=True, text=True)  # noqa: S603
     if done.returncode:
-        raise RunError(f"the model could not be written: {done.stderr.strip().splitlines()[-1]}")
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise RunError(f"the model could not be written: {reason}")

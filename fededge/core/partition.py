@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,21 +19,21 @@ def dirichlet_partition(
     Args:
       labels: one label an example, shape [examples].
       clients: how many clients; at least 1, at most the number of examples.
-      alpha: concentration, > 0.
+      alpha: concentration, positive and finite.
       seed: of the split; the same seed gives the same split.
 
     Returns:
       For each client the sorted indices of its examples, dtype int64. Together they are a partition.
 
     Raises:
-      ValueError: `clients` is out of range, or `alpha` is not positive.
+      ValueError: `clients` is out of range, or `alpha` is not positive and finite.
 
     Source: Hsu, Qi, Brown 2019, arXiv:1909.06335, section 3.1.
     """
     if not 1 <= clients <= len(labels):
         raise ValueError(f"clients must be between 1 and {len(labels)} (the number of examples), not {clients}")
-    if not alpha > 0:
-        raise ValueError(f"alpha must be positive, not {alpha}")
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha must be positive and finite, not {alpha}")
     rng = np.random.default_rng(seed)
     owners = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):

@@ -8,7 +8,6 @@ from enum import StrEnum
 
 from fededge.core.tensors import Array, Tensors, non_finite, signature
 
-
 MAX_EXAMPLES = 2**24  # of one client; float32, in which updates are weighted, skips integers above
 
 

@@ -38,7 +38,7 @@ def _docker_runner(docker: Docker) -> local.DockerRunner:
 
     return local.DockerRunner(
         mounts=[Mount(target=str(folder), source=str(folder), type="bind") for folder in docker.folders],
-        environment=docker.environment,
+        environment={**{name: os.environ[name] for name in docker.passed_on}, **docker.environment},
         user=docker.user,
         network=docker.network,
         labels={LABEL: docker.run},

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from fededge.errors import InputError
 from fededge.kubeflow.rounds import compile_training
 from fededge.kubeflow.yaml_file import CLIENT_COMPONENTS, read_pipeline, replace_images
 from fededge.shipped import compiled_pipeline
 
-_DIGESTS = TypeAdapter(dict[str, str])
+_DIGESTS = TypeAdapter(dict[str, Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]])
+_IMAGE = re.compile(r"[a-zA-Z0-9][\w.:/@-]*")
+_TAG = re.compile(r":[^:/]*$")
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Images:
 
     def _pinned(self, image: str, name: str) -> str:
         digest = self.digests.get(name)
-        return f"{image.rpartition(':')[0]}@{digest}" if digest else image
+        return f"{_TAG.sub('', image)}@{digest}" if digest else image
 
 
 def read_digests(path: Path) -> dict[str, str]:
@@ -50,9 +54,6 @@ def read_digests(path: Path) -> dict[str, str]:
         digests = _DIGESTS.validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise InputError(f'{path} is not of the form {{"name:tag": "sha256:…"}}') from error
-    for image, digest in digests.items():
-        if not digest.startswith("sha256:"):
-            raise InputError(f"{path}: the digest of {image} does not begin with sha256:")
     return digests
 
 
@@ -69,6 +70,9 @@ def export_pipeline(name: str, images: Images, rounds: int | None, to: Path) -> 
       InputError: there is no such pipeline, `rounds` is out of range or not for this pipeline, or a digest is for
         an image that the pipeline does not use.
     """
+    for image in (images.registry, images.client):
+        if image and not _IMAGE.fullmatch(image):
+            raise InputError(f"{image!r} is no name of an image or a registry, as harbor.example.org/fededge")
     text = _text(name, rounds)
     used: set[str] = set()
 
@@ -79,7 +83,10 @@ def export_pipeline(name: str, images: Images, rounds: int | None, to: Path) -> 
     exported = replace_images(text, choose)
     if unknown := images.digests.keys() - used:
         raise InputError(f"no image {', '.join(sorted(unknown))} in {name}; it uses {', '.join(sorted(used - {''}))}")
-    to.write_text(exported, encoding="utf-8")
+    try:
+        to.write_text(exported, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{to} cannot be written: {error.strerror}") from error
 
 
 def _text(name: str, rounds: int | None) -> str:
@@ -91,6 +98,7 @@ def _text(name: str, rounds: int | None) -> str:
         return path.read_text(encoding="utf-8")
     if name != "fl_training":
         raise InputError("--rounds goes with fl_training")
+    read_pipeline(compiled_pipeline("fl_round"))
     with tempfile.TemporaryDirectory() as folder:
         to = Path(folder, "fl_training.yaml")
         compile_training(compiled_pipeline("fl_round"), rounds, to)

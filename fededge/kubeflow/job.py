@@ -14,7 +14,9 @@ class Docker(BaseModel):
 
     Attributes:
       folders: bound at the same path inside.
-      environment: variables of every container.
+      passed_on: names of this process's variables that every container gets; they can be secrets, so their values
+        are not written down.
+      environment: more variables.
       user: `uid:gid`; files in the folders belong to it.
       network: a Docker network, or `host`.
       run: the run's name, which every container carries as `LABEL`, so that those of an ended run can be found.
@@ -23,6 +25,7 @@ class Docker(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folders: list[Path]
+    passed_on: list[str]
     environment: dict[str, str]
     user: str
     network: str

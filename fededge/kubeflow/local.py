@@ -22,7 +22,8 @@ from fededge.kubeflow.yaml_file import images, read_pipeline
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 10.0
-_PASSED_ON = ("AWS_", "FEDEDGE_")  # variables that steps in containers get, with their values
+_PASSED_ON = ("AWS_", "FEDEDGE_")  # how variables begin that steps in containers get
+_PATHS = ("AWS_CA_BUNDLE", "FEDEDGE_DATA")  # those of them that name what a container must see
 _IMAGE_PREFIX = "fededge-"
 
 
@@ -32,7 +33,12 @@ class RunFolder:
     def __init__(self, parent: Path) -> None:
         name = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S-%f")
         self.path = (parent / name).absolute()
-        self.path.mkdir(parents=True)
+        try:
+            self.path.mkdir(parents=True)
+        except OSError as error:
+            raise SetupError(
+                f"{self.path} cannot be made, and a run keeps its log there: {error.strerror}; run in another folder"
+            ) from error
 
     @property
     def name(self) -> str:
@@ -92,19 +98,18 @@ def docker_job(folder: RunFolder, pipeline: Path, arguments: Arguments, folders:
       folder: of the run.
       pipeline: the YAML.
       arguments: its inputs.
-      folders: that the steps read or write: the store, the data.
+      folders: that the steps read or write, beside those that variables name.
       network: a Docker network, or `host`.
 
     Raises:
       SetupError: no Docker engine answers, or it lacks an image.
     """
     _require_images(images(read_pipeline(pipeline)))
-    if bundle := os.environ.get("AWS_CA_BUNDLE"):
-        folders = [*folders, Path(bundle)]
-    passed_on = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    paths = {name: Path(os.environ[name]).absolute() for name in _PATHS if os.environ.get(name)}
     docker = Docker(
-        folders=[folder.path, *(path.absolute() for path in folders)],
-        environment={**passed_on, events.VARIABLE: str(folder.events)},
+        folders=sorted({folder.path, *(path.absolute() for path in folders), *paths.values()}),
+        passed_on=sorted(name for name in os.environ if name.startswith(_PASSED_ON)),
+        environment={events.VARIABLE: str(folder.events), **{name: str(path) for name, path in paths.items()}},
         user=f"{os.getuid()}:{os.getgid()}",
         network=network,
         run=folder.name,

@@ -43,6 +43,8 @@ def chain_rounds(round_yaml: Path, rounds: int) -> Any:
             "each run goes on where the last one stopped"
         )
     fl_round = components.load_component_from_file(str(round_yaml))
+    # kfp's own specs of a loaded component lack the descriptions.
+    described = fl_round.pipeline_spec.root.input_definitions.parameters
     inputs = {name: spec for name, spec in fl_round.component_spec.inputs.items() if name != _FIXED}
 
     def fl_training(*values: Any) -> Any:
@@ -56,7 +58,7 @@ def chain_rounds(round_yaml: Path, rounds: int) -> Any:
     fl_training.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [_parameter(name, spec) for name, spec in inputs.items()], return_annotation=str
     )
-    fl_training.__doc__ = _docstring(rounds, inputs)
+    fl_training.__doc__ = _docstring(rounds, {name: described[name].description for name in inputs})
     return dsl.pipeline(name="fl-training", description=_summary(rounds))(fl_training)
 
 
@@ -75,6 +77,6 @@ def _summary(rounds: int) -> str:
     return f"Federated training, {rounds} rounds: data stay on the devices."
 
 
-def _docstring(rounds: int, inputs: dict[str, Any]) -> str:
-    lines = [f"        {name}: {spec.description}" for name, spec in inputs.items()]
+def _docstring(rounds: int, inputs: dict[str, str]) -> str:
+    lines = [f"        {name}: {description}" for name, description in inputs.items()]
     return "\n".join([_summary(rounds), "", "    Args:", *lines, "", "    Returns:", "        The last version.", ""])

@@ -29,7 +29,7 @@ def read_pipeline(path: Path) -> dict[str, Any]:
         document = next(iter(yaml.safe_load_all(path.read_text(encoding="utf-8"))), None)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(document, dict) or "deploymentSpec" not in document:
+    if not isinstance(document, dict) or not _executors(document):
         raise InputError(f"{path} is no compiled pipeline; `fededge pipelines export` writes one")
     ours = f"kfp-{metadata.version('kfp')}"
     if document.get("sdkVersion") != ours:
@@ -40,10 +40,20 @@ def read_pipeline(path: Path) -> dict[str, Any]:
     return document
 
 
+def _executors(document: dict[str, Any]) -> Any:
+    deployment = document.get("deploymentSpec")
+    return deployment.get("executors") if isinstance(deployment, dict) else None
+
+
 def images(document: dict[str, Any]) -> list[str]:
     """List the images that a pipeline's tasks run on."""
     executors = document["deploymentSpec"]["executors"].values()
     return sorted({executor["container"]["image"] for executor in executors})
+
+
+def count_rounds(document: dict[str, Any]) -> int:
+    """Count the rounds of a pipeline: each makes one version."""
+    return sum(name.startswith("exec-version-model") for name in document["deploymentSpec"]["executors"])
 
 
 def replace_images(text: str, choose: Callable[[str, str], str]) -> str:

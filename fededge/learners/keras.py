@@ -15,7 +15,7 @@ import numpy as np
 
 from fededge.core.tensors import Tensors, signature
 from fededge.core.updates import ClientUpdate, ExclusionReason
-from fededge.errors import InputError, UpdateError, WorkloadError
+from fededge.errors import CorruptError, InputError, UpdateError, WorkloadError
 from fededge.learners import ClientSeeds, Examples
 from fededge.records import Runtime
 from fededge.runtime import describe_runtime
@@ -96,15 +96,15 @@ class KerasLearner:
     def load_weights(self, path: Path) -> Tensors:
         model = self._build()
         expected = signature(_weights_of(model))
-        if path.suffix == ".safetensors":
-            weights = decode_tensors(path.read_bytes(), path.name)
-        else:
-            try:
+        try:
+            if path.suffix == ".safetensors":
+                weights = decode_tensors(path.read_bytes(), path.name)
+            else:
                 model.load_weights(path)  # reads arrays only: never a layer's code
-            except (OSError, ValueError, KeyError) as error:
-                message = str(error).strip().splitlines()[0]
-                raise InputError(f"{path.name} does not fit this workload's model: {message}") from error
-            weights = _weights_of(model)
+                weights = _weights_of(model)
+        except (CorruptError, OSError, ValueError, KeyError) as error:
+            message = str(error).strip().splitlines()[0]
+            raise InputError(f"{path.name} does not fit this workload's model: {message}") from error
         if signature(weights) != expected:
             raise InputError(f"{path.name} has {signature(weights)}, this workload's model needs {expected}")
         return weights

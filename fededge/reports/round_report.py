@@ -8,11 +8,14 @@ from fededge.records import Version
 def round_report(version: Version) -> str:
     """Describe the round that made a version, in Markdown."""
     metrics = ", ".join(f"{name} **{value:.4f}**" for name, value in sorted(version.metrics.items()))
+    origin = f"Made from {version.parent} in attempt {version.attempt}. On the test data: {metrics}."
+    if version.parent is None:
+        origin = "The model that the training began with."
     runtime = version.runtime
     libraries = ", ".join(f"{name} {number}" for name, number in runtime.libraries.items())
     return f"""# Round {version.round} of {version.training}: {version.version}
 
-Made from {version.parent} in attempt {version.attempt}. On the test data: {metrics}.
+{origin}
 
 Model `{version.model}`
 

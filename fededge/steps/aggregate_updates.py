@@ -102,10 +102,11 @@ def _aggregate(trainings: TrainingStore, plan: Attempt, closing: Closing) -> Agg
     state = get_tensors(store, plan.base_server_state) if plan.base_server_state else None
     mean = weighted_mean(_updates(store, closing))
     new_weights, new_state = apply_update(plan.settings, weights, mean, state)
-    if bad := non_finite(new_weights) or non_finite(mean):
+    # A state that overflowed would make the next model NaN.
+    if bad := non_finite(new_weights) or [f"server state {name}" for name in non_finite(new_state)]:
         trainings.fail_attempt(plan.ref, Failed(reason=f"NaN or infinity in {', '.join(bad)}"))
         raise NonFiniteModelError(
-            f"round {plan.round} of {plan.training} failed, {plan.base_version} stays current: the new model has "
+            f"round {plan.round} of {plan.training} failed, {plan.base_version} stays current: there is "
             f"NaN or infinity in {', '.join(bad)}; a smaller server_learning_rate may help"
         )
     return Aggregate(

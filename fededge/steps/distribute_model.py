@@ -49,7 +49,7 @@ def distribute_model(
       training: its name; it is begun if it is new.
       base_version: the version to start from, which must be current; or `current`.
       initial_model: digest of the blob with the weights of version 0, a safetensors or Keras file; empty for the
-        workload's own. Counts only when the training begins.
+        workload's own. Another one than the training began with is refused.
       max_batches: more batches are refused; 0 for no limit.
       settings: of `RoundSettings`.
       placement: of `Placement`.
@@ -86,6 +86,11 @@ def _begin(trainings: TrainingStore, how: RoundSettings, workload: Workload, ini
         trainings.head()
     except NotFoundError:
         existing = _create(trainings, how, workload, initial_model)
+    if initial_model not in ("", existing.initial_file):
+        raise InputError(
+            f"training {trainings.name} has begun with another initial model: begin another training, with another "
+            "name or `fededge run --new`"
+        )
     for name in TRAINING_WIDE:
         theirs, ours = getattr(existing.settings, name), getattr(how, name)
         if theirs != ours:
@@ -99,7 +104,13 @@ def _create(trainings: TrainingStore, how: RoundSettings, workload: Workload, in
     weights = _initial_weights(trainings, how, workload, initial_model)
     learner = workload.learner()
     digest = put_tensors(trainings.store, weights)
-    training = Training(name=trainings.name, settings=how, signature=signature(weights), initial_model=digest)
+    training = Training(
+        name=trainings.name,
+        settings=how,
+        signature=signature(weights),
+        initial_model=digest,
+        initial_file=initial_model or None,
+    )
     initial = Version(
         training=trainings.name,
         version=keys.version_name(0, branch=0),
@@ -126,7 +137,7 @@ def _initial_weights(trainings: TrainingStore, how: RoundSettings, workload: Wor
         return learner.initial_weights(derive_seed(how.seed, Purpose.INIT))
     data = get_bytes(trainings.store, initial_model)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"initial{_suffix(data)}")
+        path = Path(folder, f"initial_model{_suffix(data)}")
         path.write_bytes(data)
         return learner.load_weights(path)
 

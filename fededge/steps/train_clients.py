@@ -50,9 +50,10 @@ def _deliver(
     trainings: TrainingStore, plan: Attempt, client: str, workload: Workload, learner: Learner, weights: Tensors
 ) -> bool:
     """Train one client unless its update is there, and say whether it delivered."""
-    if trainings.update(plan.ref, client):
-        return True
     begun = time.monotonic()
+    if trainings.update(plan.ref, client):
+        _tell(plan, client, begun, ok=True)
+        return True
     try:
         update = _train(trainings, plan, client, workload, learner, weights, begun)
     except StoreError:

@@ -61,18 +61,10 @@ def version_name(round_number: int, branch: int) -> str:
 
 
 def version_round(version: str) -> int:
-    return int(_match_version(version)[1])
-
-
-def version_branch(version: str) -> int:
-    return int(_match_version(version)[3] or 0)
-
-
-def _match_version(version: str) -> re.Match[str]:
     match = _VERSION.fullmatch(version)
     if not match:
         raise InputError(f"{version!r} is no version; versions look like v4, or v4-b1 after a rollback")
-    return match
+    return int(match[1])
 
 
 def round_folder(training: str, version: str) -> str:

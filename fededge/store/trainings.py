@@ -137,13 +137,12 @@ class TrainingStore:
           ConflictError: another run moved the pointer meanwhile.
         """
         head = self.head()
-        if version == head.pointer.version:
-            raise InputError(f"{version} is the current version already")
         target = self.version(version)
+        if target.version == head.pointer.version:
+            raise InputError(f"{target.version} is the current version already")
         if all(ancestor.version != target.version for ancestor in self.lineage(head.pointer.version)):
             raise InputError(f"{version} is not an ancestor of the current version, {head.pointer.version}")
-        highest = max(keys.version_branch(v.version) for v in self.versions())
-        moved = Pointer(version=version, branch=highest + 1)
+        moved = Pointer(version=target.version, branch=head.pointer.branch + 1)
         self.store.replace(keys.pointer(self.name), moved.dump(), head.tag)
         return moved
 

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from fededge.errors import SetupError, WorkloadError
 from fededge.learners import Examples, Learner
 
-__all__ = ["BUILT_IN", "Workload", "data_folder", "load_workload"]
+__all__ = ["BUILT_IN", "Workload", "data_folder", "import_path", "load_workload"]
 
 BUILT_IN = {
     "digits": "fededge.workloads.digits:workload",
@@ -66,12 +66,7 @@ def load_workload(name: str) -> Workload:
     Raises:
       WorkloadError: there is no such workload, or what the path names is none.
     """
-    path = BUILT_IN.get(name, name)
-    module_name, _, attribute = path.partition(":")
-    if not attribute:
-        raise WorkloadError(
-            f"unknown workload {name!r}: choose {', '.join(BUILT_IN)}, or name your own as package.module:attribute"
-        )
+    module_name, attribute = import_path(name)
     try:
         workload = getattr(importlib.import_module(module_name), attribute)
     except ImportError as error:
@@ -83,6 +78,20 @@ def load_workload(name: str) -> Workload:
     if not isinstance(workload, Workload):
         raise WorkloadError(f"workload {name}: {attribute} lacks what fededge.workloads.Workload names")
     return workload
+
+
+def import_path(name: str) -> tuple[str, str]:
+    """Return the module and the attribute that a workload's name stands for; nothing is imported.
+
+    Raises:
+      WorkloadError: it is no name of ours and no import path.
+    """
+    module, _, attribute = BUILT_IN.get(name, name).partition(":")
+    if not module or not attribute:
+        raise WorkloadError(
+            f"unknown workload {name!r}: choose {', '.join(BUILT_IN)}, or name your own as package.module:attribute"
+        )
+    return module, attribute
 
 
 def data_folder() -> Path:

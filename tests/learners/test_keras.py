@@ -222,6 +222,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     other.save(tmp_path / "other.keras")
     with pytest.raises(InputError, match=r"other\.keras"):
         small.learner().load_weights(tmp_path / "other.keras")
-    (tmp_path / "garbage.h5").write_bytes(b"no model")
-    with pytest.raises(InputError, match=r"garbage\.h5"):
-        small.learner().load_weights(tmp_path / "garbage.h5")
+    for name in ("garbage.h5", "garbage.safetensors"):
+        (tmp_path / name).write_bytes(b"no model")
+        with pytest.raises(InputError, match=name):
+            small.learner().load_weights(tmp_path / name)

@@ -135,6 +135,25 @@ def test_a_model_that_is_not_finite_is_not_published(
     assert a_round.trainings(store).version().version == "v0"
 
 
+def test_a_server_state_that_is_not_finite_is_not_published(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The square of 1e25 overflows in Adam's second moment, while the new weights are finite."""
+    real = TinyLearner.train
+
+    def large(self: TinyLearner, *arguments: object) -> object:
+        made = real(self, *arguments)  # type: ignore[arg-type]
+        full = {name: np.full_like(a, 1e25) for name, a in made.delta.items()}
+        return type(made)(made.client, full, made.num_examples, made.metrics)
+
+    monkeypatch.setattr(TinyLearner, "train", large)
+    distributed = a_round.distribute(store, server_optimizer="adam", server_learning_rate=0.1)
+    reports = a_round.train(store, distributed)
+    capsys.readouterr()
+    with a_round.refused(capsys, 5, "server state", "v0 stays current"):
+        aggregate_updates(store.url, distributed.attempt, reports)
+
+
 def _rewrite(store: Store, client: str, changed: dict[str, object]) -> None:
     trainings = a_round.trainings(store)
     ref = trainings.attempts("v1")[0]

@@ -132,6 +132,14 @@ def test_own_initial_weights_count_when_the_training_begins(store: Store, monkey
     assert a_round.trainings(store).version("v0").model == digest
 
 
+def test_another_initial_model_than_the_training_began_with_is_refused(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_round.distribute(store)
+    with a_round.refused(capsys, InputError.exit_code, "another initial model"):
+        a_round.distribute(store, initial_model=f"sha256:{'0' * 64}")
+
+
 def test_a_keras_file_can_be_what_a_training_begins_with(store: Store, tmp_path: Path) -> None:
     learner = load_workload("digits").learner()
     mine = learner.initial_weights(77)

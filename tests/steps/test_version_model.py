@@ -93,6 +93,15 @@ def test_a_pointer_that_moved_meanwhile_is_not_overwritten(
     assert [v.version for v in a_round.trainings(store).versions()] == ["v0", "v1"]
 
 
+def test_two_rollbacks_leave_no_attempt_in_the_way(store: Store, tmp_path: Path) -> None:
+    for _ in range(2):
+        a_round.run_round(store, tmp_path / "out")
+    a_round.trainings(store).rollback("v1")
+    a_round.distribute(store)  # v2-b1, cut short
+    a_round.trainings(store).rollback("v0")
+    assert [a_round.run_round(store, tmp_path / "out") for _ in range(2)] == ["v1-b2", "v2-b2"]
+
+
 def test_going_on_after_a_rollback_makes_a_branch(store: Store, tmp_path: Path) -> None:
     first = [a_round.run_round(store, tmp_path / "out") for _ in range(2)]
     kept = store.get(keys.version(a_round.NAME, "v2"))

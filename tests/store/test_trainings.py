@@ -59,7 +59,7 @@ def _version(version: str, parent: str | None, model: str = "", attempt: int = 1
         metrics={"accuracy": 0.5},
         data_schema={},
         runtime=RUNTIME,
-        created_at=START + timedelta(seconds=number + 1000 * keys.version_branch(version)),
+        created_at=START + timedelta(seconds=number + 1000 * int(version.partition("-b")[2] or 0)),
     )
 
 

@@ -36,6 +36,7 @@ def test_reads_plain_and_gzipped(tmp_path: Path) -> None:
         ("cut.gz", gzip.compress(IMAGES)[:-4]),
         ("other.gz", b"no gzip"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_damaged_files_are_named(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)

@@ -1,0 +1,401 @@
+"""The compiled YAML is what people upload and run, so the promises are tested on it and not on the DSL."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
+
+import kfp
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.kubernetes import kubernetes_executor_config_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2
+from pydantic.fields import FieldInfo
+
+import fededge
+from fededge.kubeflow.rounds import MAX_ROUNDS
+from fededge.settings import Placement, RoundSettings
+from fededge.steps.distribute_model import distribute_model
+from pipelines import compile as compile_module
+from pipelines.compile import compile_all
+from tests.contract import compiled
+from tests.contract.compiled import FOLDER, PIPELINES, ROOT, Compiled, Node, parse
+from tests.contract.platform_spec import Pod, fields_read, function, pods
+
+STEPS = {"distribute_model", "train_clients", "aggregate_updates", "evaluate_model", "version_model"}
+ROUNDS = {"fl_round": 1, "fl_training": 5}
+SETTINGS = {**RoundSettings.model_fields, **Placement.model_fields}
+SOURCE_HEADER = "\nimport kfp\nfrom kfp import dsl\nfrom kfp.dsl import *\nfrom typing import *\n\n"
+
+Plan = list[dict[str, str]]
+
+
+@pytest.fixture(scope="module", params=PIPELINES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def pipeline(name: str) -> Compiled:
+    return parse((FOLDER / f"{name}.yaml").read_text())
+
+
+def test_compiling_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    written = compile_all(tmp_path / "new")
+    assert {path.name: path.read_bytes() for path in written} == {
+        path.name: path.read_bytes() for path in FOLDER.iterdir()
+    }
+    assert compile_module.COMPILED == FOLDER
+
+
+def test_nothing_is_cached(pipeline: Compiled) -> None:
+    assert compiled.caching(pipeline) == []
+
+
+def test_no_pipeline_takes_an_artifact(pipeline: Compiled) -> None:
+    assert compiled.artifact_inputs(pipeline) == []
+
+
+def test_conditions_look_only_at_inputs_and_single_return_values(pipeline: Compiled) -> None:
+    assert compiled.conditions(pipeline) == []
+
+
+def test_into_loops_go_only_their_items_and_inputs(name: str, pipeline: Compiled) -> None:
+    assert sum("parameterIterator" in task for _, task in pipeline.tasks()) == ROUNDS[name]
+    assert compiled.loops(pipeline) == []
+
+
+def test_every_task_runs_as_the_images_user(pipeline: Compiled) -> None:
+    assert compiled.users(pipeline) == []
+
+
+def test_every_task_is_ended_some_day(pipeline: Compiled) -> None:
+    assert compiled.deadlines(pipeline) == []
+
+
+def test_the_stores_settings_secret_and_authorities_may_be_missing(pipeline: Compiled) -> None:
+    assert compiled.store_settings(pipeline) == []
+
+
+def test_kubernetes_is_told_about_executors_that_exist(pipeline: Compiled) -> None:
+    assert pipeline.configs.keys() == pipeline.executors.keys()
+
+
+def _uri_assignments(source: str) -> list[int]:
+    """List the lines that assign to an attribute `uri`, in any way."""
+    attributes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
+    return [node.lineno for node in attributes if node.attr == "uri" and isinstance(node.ctx, ast.Store | ast.Del)]
+
+
+def test_no_component_assigns_an_artifacts_uri(pipeline: Compiled) -> None:
+    for container in pipeline.executors.values():
+        assert _uri_assignments(container["command"][-1]) == []
+    for path in (ROOT / "components").glob("*.py"):
+        assert _uri_assignments(path.read_text()) == []
+
+
+@pytest.mark.parametrize("source", ["a.uri = 'x'", "a.uri += 'x'", "a.b.uri, c = 1, 2", "with f() as a.uri: pass"])
+def test_assigning_an_artifacts_uri_would_be_noticed(source: str) -> None:
+    assert _uri_assignments(f"print(a.uri)\n{source}") == [2]
+
+
+def _inputs(pipeline: Compiled) -> dict[str, Node]:
+    inputs: dict[str, Node] = pipeline.spec["root"]["inputDefinitions"]["parameters"]
+    return inputs
+
+
+def test_every_input_has_a_description_and_a_default(pipeline: Compiled) -> None:
+    for name, definition in _inputs(pipeline).items():
+        assert len(definition.get("description", "")) > 10, name
+        assert definition["description"].endswith("."), name
+        assert "defaultValue" in definition, name
+        assert definition["isOptional"] is True, name
+
+
+def test_a_training_has_the_inputs_of_a_round() -> None:
+    one_round, training = (_inputs(parse((FOLDER / f"{name}.yaml").read_text())) for name in PIPELINES)
+    del one_round["max_batches"]
+    assert training == one_round
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_an_input_is_the_setting_of_its_name(pipeline: Compiled, setting: str) -> None:
+    field, definition = SETTINGS[setting], _inputs(pipeline)[setting]
+    assert definition["description"] == field.description
+    assert definition["defaultValue"] == field.default
+    assert definition["parameterType"] == _kfp_type(field)
+
+
+def _kfp_type(field: FieldInfo) -> str:
+    return {int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE"}.get(field.annotation, "STRING")  # type: ignore[call-overload, no-any-return]
+
+
+def test_the_defaults_are_valid_together(pipeline: Compiled) -> None:
+    defaults = {name: definition["defaultValue"] for name, definition in _inputs(pipeline).items()}
+    assert RoundSettings.parse(**{name: defaults[name] for name in RoundSettings.model_fields}) == RoundSettings()
+    assert Placement.parse(**{name: defaults[name] for name in Placement.model_fields}) == Placement()
+
+
+def test_every_round_starts_from_the_version_that_the_one_before_made() -> None:
+    training = parse((FOLDER / "fl_training.yaml").read_text())
+    found = {path.rpartition("/")[2]: inputs for path, _, inputs in compiled.origins(training) if path.count("/") == 1}
+    rounds = ["fl-round", *(f"fl-round-{number}" for number in range(2, 6))]
+    assert sorted(found) == sorted(rounds)
+    assert found["fl-round"]["base_version"] == compiled.INPUT
+    for before, after in pairwise(rounds):
+        assert found[after]["base_version"] == (before, "Output")
+
+
+def test_a_run_starts_no_more_pods_than_its_record_can_hold() -> None:
+    training = parse((FOLDER / "fl_training.yaml").read_text())
+    limits = [task["inputs"]["parameters"]["max_batches"] for task in training.spec["root"]["dag"]["tasks"].values()]
+    assert [limit["runtimeValue"]["constant"] for limit in limits] == [20] * 5
+    assert _inputs(parse((FOLDER / "fl_round.yaml").read_text()))["max_batches"]["defaultValue"] == 100
+    assert MAX_ROUNDS <= 100
+
+
+def test_every_component_runs_its_step(name: str, pipeline: Compiled) -> None:
+    functions = [function(container) for container in pipeline.executors.values()]
+    assert Counter(functions) == Counter([*STEPS] * ROUNDS[name])
+    for container in pipeline.executors.values():
+        step = function(container)
+        assert f"from fededge.steps.{step} import {step} as step" in container["command"][-1]
+    for label, container in pipeline.executors.items():
+        assert re.sub(r"-\d+$", "", label) == f"exec-{function(container).replace('_', '-')}"
+
+
+@pytest.mark.parametrize("step", sorted(STEPS))
+def test_a_component_has_a_step_and_a_test_of_its_name(step: str) -> None:
+    assert (ROOT / "components" / f"{step}.py").is_file()
+    assert (ROOT / "fededge" / "steps" / f"{step}.py").is_file()
+    assert (ROOT / "tests" / "steps" / f"test_{step}.py").is_file()
+
+
+def test_there_is_no_component_that_no_pipeline_uses() -> None:
+    assert {path.stem for path in (ROOT / "components").glob("*.py")} - {"__init__", "images"} == STEPS
+
+
+def test_images_are_ours_and_of_this_version(pipeline: Compiled) -> None:
+    for container in pipeline.executors.values():
+        match = re.fullmatch(r"fededge-([a-z]+):(.+)", container["image"])
+        assert match
+        folder = ROOT / "images" / match[1]
+        assert {"Dockerfile", "requirements.lock"} <= {path.name for path in folder.iterdir()}
+        assert match[2] == fededge.__version__
+
+
+def _component_function(step: str) -> ast.FunctionDef:
+    (found,) = [
+        node
+        for node in ast.parse(_component_source(step)).body
+        if isinstance(node, ast.FunctionDef) and node.name == step
+    ]
+    return found
+
+
+def _component_source(step: str) -> str:
+    return (ROOT / "components" / f"{step}.py").read_text()
+
+
+def test_the_embedded_source_is_the_components_function(pipeline: Compiled) -> None:
+    for container in pipeline.executors.values():
+        source = ast.get_source_segment(
+            _component_source(function(container)), _component_function(function(container))
+        )
+        assert container["command"][-1] == f"{SOURCE_HEADER}{source}\n\n"
+
+
+@pytest.mark.parametrize("step", sorted(STEPS))
+def test_a_component_only_calls_its_step(step: str) -> None:
+    body = _component_function(step).body
+    assert body[-1].end_lineno is not None
+    assert body[-1].end_lineno - body[0].lineno < 60
+    assert not any(isinstance(node, ast.If | ast.While | ast.Try) for statement in body for node in ast.walk(statement))
+
+
+def test_kfp_is_not_installed_when_a_step_starts(pipeline: Compiled) -> None:
+    for container in pipeline.executors.values():
+        assert "pip" not in " ".join(container["command"][:-1])
+
+
+def test_the_yaml_is_what_the_backend_reads(pipeline: Compiled) -> None:
+    spec = json_format.ParseDict(pipeline.spec, pipeline_spec_pb2.PipelineSpec())
+    assert spec.pipeline_info.name.startswith("fl-")
+    deployment = json_format.ParseDict(pipeline.spec["deploymentSpec"], pipeline_spec_pb2.PipelineDeploymentConfig())
+    assert deployment.executors.keys() == pipeline.executors.keys()
+    json_format.ParseDict(pipeline.platform, pipeline_spec_pb2.PlatformSpec())
+    for config in pipeline.configs.values():
+        json_format.ParseDict(config, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+
+
+@pytest.mark.parametrize("unknown", ["activeDeadline", "pvcMounts"])
+def test_a_field_that_the_backend_does_not_know_would_be_noticed(unknown: str) -> None:
+    pipeline = parse((FOLDER / "fl_round.yaml").read_text())
+    config = {**pipeline.configs["exec-train-clients"], unknown: []}
+    with pytest.raises(json_format.ParseError, match=unknown):
+        json_format.ParseDict(config, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+
+
+def test_the_kfp_at_hand_compiled_it(pipeline: Compiled) -> None:
+    assert pipeline.spec["sdkVersion"] == f"kfp-{kfp.__version__}"
+    assert pipeline.spec["schemaVersion"] == "2.1.0"
+
+
+def test_training_goes_to_the_edge(name: str, pipeline: Compiled) -> None:
+    edge = "node-role.kubernetes.io/edge"
+    trains = [config for label, config in pipeline.configs.items() if label.startswith("exec-train-clients")]
+    assert len(trains) == ROUNDS[name]
+    for config in trains:
+        assert config["tolerations"] == [{"key": edge, "operator": "Exists", "effect": "NoSchedule"}]
+        assert config["nodeAffinity"] == [{"matchExpressions": [{"key": edge, "operator": "Exists"}], "weight": 100.0}]
+
+
+def test_nothing_else_goes_to_the_edge(pipeline: Compiled) -> None:
+    others = [config for label, config in pipeline.configs.items() if not label.startswith("exec-train-clients")]
+    assert not any(config.keys() & {"tolerations", "nodeAffinity", "nodeSelector"} for config in others)
+
+
+def _plan(store: Path, training: str = "digits", **placement: str) -> Plan:
+    """Have the step plan a round, without a framework."""
+    settings = {**RoundSettings().model_dump(mode="json"), "workload": "tests.steps.tiny:workload"}
+    where = {**Placement().model_dump(), **placement}
+    # kfp's local runner hands numbers over as floats.
+    done = distribute_model(str(store), training, "current", "", 100, {**settings, "clients": 12.0}, where)
+    return done.plan
+
+
+ELSEWHERE = {
+    "data_claim": "building-7",
+    "cpu_request": "250m",
+    "cpu_limit": "1",
+    "memory_request": "512Mi",
+    "memory_limit": "2Gi",
+}
+
+
+def test_a_plan_has_exactly_the_fields_that_the_pipeline_reads(tmp_path: Path, pipeline: Compiled) -> None:
+    plan = _plan(tmp_path)
+    assert len(plan) == 3
+    for entry in plan:
+        assert entry.keys() == fields_read(pipeline) == {"batch", *Placement.model_fields}
+        assert all(isinstance(value, str) and value for value in entry.values())
+
+
+def test_an_entry_of_a_plan_is_small(tmp_path: Path) -> None:
+    # Plans are outputs of a task, which the backend keeps in one record for the whole run.
+    for entry in _plan(tmp_path, "smart-building-hvac", **ELSEWHERE):
+        assert len(json.dumps(entry).encode()) < 200
+
+
+def _results(plans: Iterator[Plan]) -> Any:
+    versions = count(1)
+
+    def results(step: str, inputs: dict[str, Any]) -> dict[str, Any]:
+        match step:
+            case "distribute_model":
+                return {"Output": next(plans), "attempt": "digits/v1/1"}
+            case "train_clients":
+                return {"Output": {"batch": inputs["batch"], "delivered": 5, "failed": 0}}
+            case "aggregate_updates":
+                return {"Output": "sha256:0"}
+            case "version_model":
+                return {"Output": f"v{next(versions)}"}
+        return {}
+
+    return results
+
+
+def _training_pods(found: list[Pod]) -> list[Pod]:
+    return [pod for pod in found if pod.function == "train_clients"]
+
+
+def test_two_plans_are_placed_in_two_ways(tmp_path: Path, name: str, pipeline: Compiled) -> None:
+    for where in ({}, ELSEWHERE):
+        plan = _plan(tmp_path, **where)
+        found = _training_pods(pods(pipeline, {"store": "s3://b/p"}, _results(iter([plan] * ROUNDS[name]))))
+        wanted = {**Placement().model_dump(), **where}
+        claim = wanted.pop("data_claim")
+        assert [pod.inputs["batch"] for pod in found] == [entry["batch"] for entry in plan] * ROUNDS[name]
+        for pod in found:
+            assert pod.claims == {"/data": claim}
+            assert pod.resources == wanted
+            assert pod.inputs["store"] == "s3://b/p"
+
+
+def test_each_entry_of_a_plan_is_placed_on_its_own() -> None:
+    pipeline = parse((FOLDER / "fl_round.yaml").read_text())
+    plan = [
+        {
+            "batch": f"digits/v1/1/b00{number}",
+            "data_claim": f"device-{number}",
+            "cpu_request": f"{number}00m",
+            "cpu_limit": f"{number}",
+            "memory_request": f"{number}Mi",
+            "memory_limit": f"{number}Gi",
+        }
+        for number in range(1, 4)
+    ]
+    found = _training_pods(pods(pipeline, {}, _results(iter([plan]))))
+    for pod, entry in zip(found, plan, strict=True):
+        assert {"batch": pod.inputs["batch"], "data_claim": pod.claims["/data"], **pod.resources} == entry
+
+
+def test_a_plan_of_nobody_starts_no_pod_that_trains() -> None:
+    pipeline = parse((FOLDER / "fl_round.yaml").read_text())
+    found = pods(pipeline, {}, _results(iter([[]])))
+    assert [pod.function for pod in found] == [
+        "distribute_model",
+        "aggregate_updates",
+        "evaluate_model",
+        "version_model",
+    ]
+    assert found[1].inputs["reports"] == []
+
+
+def test_reports_of_all_batches_reach_the_aggregator(tmp_path: Path) -> None:
+    pipeline = parse((FOLDER / "fl_round.yaml").read_text())
+    plan = _plan(tmp_path)
+    (aggregate,) = [pod for pod in pods(pipeline, {}, _results(iter([plan]))) if pod.function == "aggregate_updates"]
+    assert [report["batch"] for report in aggregate.inputs["reports"]] == [entry["batch"] for entry in plan]
+    assert aggregate.inputs["attempt"] == "digits/v1/1"
+
+
+def test_test_data_come_from_the_shared_claim_and_no_other_task_mounts_any(tmp_path: Path, pipeline: Compiled) -> None:
+    plans = iter([_plan(tmp_path, **ELSEWHERE)] * 5)
+    claims = {pod.function: pod.claims for pod in pods(pipeline, {}, _results(plans))}
+    assert claims == {
+        "distribute_model": {},
+        "train_clients": {"/data": "building-7"},
+        "aggregate_updates": {},
+        "evaluate_model": {"/data": "fededge-data"},
+        "version_model": {},
+    }
+
+
+def test_data_are_where_workloads_look(pipeline: Compiled) -> None:
+    for label, container in pipeline.executors.items():
+        mounts = [mount["mountPath"] for mount in pipeline.configs[label].get("pvcMount", [])]
+        folders = [variable["value"] for variable in container.get("env", []) if variable["name"] == "FEDEDGE_DATA"]
+        assert mounts == folders
+
+
+def test_a_claim_that_is_fixed_would_be_noticed(tmp_path: Path) -> None:
+    text = (FOLDER / "fl_round.yaml").read_text()
+    fixed = "            pvcNameParameter:\n              componentInputParameter: data_claim\n"
+    assert fixed in text
+    constant = "            pvcNameParameter:\n              runtimeValue:\n                constant: fededge-data\n"
+    pipeline = parse(text.replace(fixed, constant))
+    found = _training_pods(pods(pipeline, {}, _results(iter([_plan(tmp_path, **ELSEWHERE)]))))
+    assert {pod.claims["/data"] for pod in found} == {"fededge-data"}
+
+
+def test_the_files_hold_two_documents_and_no_more() -> None:
+    for name in PIPELINES:
+        assert len(list(yaml.load_all((FOLDER / f"{name}.yaml").read_text(), yaml.CSafeLoader))) == 2
