@@ -56,12 +56,12 @@ def list_versions(
     if as_json:
         print_json([{**json.loads(v.model_dump_json()), "current": v.version == current} for v in versions])
         return
-    table = Table(Column("version", no_wrap=True), "parent", "clients", "left out", "score", "made")
+    table = Table(Column("version", no_wrap=True), "parent", "clients", "score", "made")
     for version in versions:
         name = f"{version.version} (current)" if version.version == current else version.version
         made = version.created_at.astimezone().strftime("%d %b %H:%M")
-        counts = (str(len(version.accepted)), str(len(version.excluded)))
-        table.add_row(name, version.parent or "", *counts, _score(version), made)
+        clients = f"{len(version.accepted)} of {len(version.accepted) + len(version.excluded)}"
+        table.add_row(name, version.parent or "", clients if version.parent else "", _score(version), made)
     console.print(table)
 
 
