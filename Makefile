@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+FAST := tests/core tests/contract tests/cli tests/docs tests/workloads tests/store -m "not s3 and not docker"
+PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Beside TensorFlow's own packages, for the tests that need it.
 TENSORFLOW_PYTEST := $(BIN)/fededge env run tensorflow --with pytest==8.4.2 --with pytest-timeout==2.4.0 \
   --with hypothesis==6.170.15 -- -m pytest
@@ -9,7 +11,7 @@ TENSORFLOW_PYTEST := $(BIN)/fededge env run tensorflow --with pytest==8.4.2 --wi
 .PHONY: help setup run test test-fast test-s3 test-docker lint compile lock images clean
 
 help: ## Explain the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 setup: .venv/ready ## Make the environments: ours in .venv, the steps' in the user's cache (once, 3 GB)
 	@$(BIN)/fededge env create tensorflow
@@ -18,14 +20,15 @@ run: setup ## Train: 5 rounds, 10 clients, as the compiled pipeline, on this mac
 	$(BIN)/fededge run
 
 test: setup lint ## Run every test that needs neither root nor Debian packages
-	$(PYTEST) -m "not s3 and not docker" --numprocesses 2 --dist loadfile
+	$(PYTEST) $(FAST) $(PARALLEL)
 	$(TENSORFLOW_PYTEST) tests/learners tests/steps
+	$(PYTEST) tests/pipeline/test_training.py tests/pipeline $(PARALLEL)  # the longest first
 
-test-fast: setup ## Run the tests that take seconds
-	$(PYTEST) tests/core tests/contract tests/cli tests/docs tests/store -m "not s3 and not docker" -x
+test-fast: .venv/ready ## Run the tests that take seconds
+	$(PYTEST) $(FAST) $(PARALLEL) -x
 
 test-s3: setup ## Test against a real S3 server; needs root and Debian's ceph-mon ceph-osd radosgw
-	FEDEDGE_REQUIRE_S3=1 $(PYTEST) -m s3
+	FEDEDGE_REQUIRE_S3=1 $(PYTEST) -m "s3 and not docker"
 
 test-docker: setup ## Build the images and train in them; needs root and Debian's docker.io debootstrap iptables
 	FEDEDGE_REQUIRE_DOCKER=1 $(PYTEST) -m docker
@@ -52,6 +55,6 @@ clean: ## Remove what the targets made here; the user's cache and .fededge stay
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11, or pass PYTHON=…"; exit 1; }
 	@echo "Making the control environment in .venv (once, half a minute)"
 	@$(PYTHON) -m venv --clear .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
