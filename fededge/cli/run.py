@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from pathlib import Path
@@ -106,12 +107,9 @@ def run(
     from fededge.kubeflow.yaml_file import count_rounds, read_pipeline
 
     import_path(workload)
-    if runner == "docker" and packages:
-        raise InputError("--with is for environments: build an image with your packages, and pass --client-image")
-    if runner != "docker" and (registry or client_image):
-        raise InputError("--registry and --client-image go with --runner docker")
-    if pipeline and (rounds or registry or client_image):
-        raise InputError("--pipeline has its rounds and images already: `fededge pipelines export` decides them")
+    _check_combination(
+        runner == "docker", bool(packages), bool(registry or client_image), bool(pipeline), rounds is not None
+    )
     opened = open_store(store)
     opened.check()
     name = _training_name(opened, training, workload, new)
@@ -132,14 +130,23 @@ def run(
         job = job.model_copy(update={"arguments": {**job.arguments, "initial_model": digest}})
     view = RunView(total, errors if as_json else console)
     try:
-        with view.shown():
-            for event in local.run(job, folder):
+        with view.shown(), contextlib.closing(local.run(job, folder)) as happening:
+            for event in happening:
                 view.follow(event)
     except RunError as error:
         if view.failure:
             raise StepError(f"{view.failure.detail} (log: {folder.log})", view.failure.exit_code) from error
         raise
     _tell_result(TrainingStore(opened, name), view, folder, as_json)
+
+
+def _check_combination(docker: bool, packages: bool, other_images: bool, pipeline: bool, rounds: bool) -> None:
+    if docker and packages:
+        raise InputError("--with is for environments: build an image with your packages, and pass --client-image")
+    if other_images and not docker:
+        raise InputError("--registry and --client-image go with --runner docker")
+    if pipeline and (rounds or other_images):
+        raise InputError("--pipeline has its rounds and images already: `fededge pipelines export` decides them")
 
 
 def _training_name(store: Store, wanted: str, workload: str, new: bool) -> str:

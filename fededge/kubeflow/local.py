@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -105,7 +105,8 @@ def docker_job(folder: RunFolder, pipeline: Path, arguments: Arguments, folders:
       SetupError: no Docker engine answers, or it lacks an image.
     """
     _require_images(images(read_pipeline(pipeline)))
-    paths = {name: Path(os.environ[name]).absolute() for name in _PATHS if os.environ.get(name)}
+    set_paths = {name: Path(os.environ[name]).absolute() for name in _PATHS if os.environ.get(name)}
+    paths = {name: path for name, path in set_paths.items() if path.exists()}
     docker = Docker(
         folders=sorted({folder.path, *(path.absolute() for path in folders), *paths.values()}),
         passed_on=sorted(name for name in os.environ if name.startswith(_PASSED_ON)),
@@ -117,10 +118,10 @@ def docker_job(folder: RunFolder, pipeline: Path, arguments: Arguments, folders:
     return Job(pipeline=pipeline, arguments=dict(arguments), root=folder.outputs, docker=docker)
 
 
-def run(job: Job, folder: RunFolder) -> Iterator[Event]:
+def run(job: Job, folder: RunFolder) -> Generator[Event, None, None]:
     """Run a job, and yield what its steps tell, as they tell it.
 
-    However this ends – the pipeline, an exception, Ctrl-C – no process or container of the run is left.
+    However this ends – the pipeline, an exception, Ctrl-C, SIGTERM – no process or container of the run is left.
 
     Raises:
       RunError: the pipeline failed.
@@ -135,10 +136,11 @@ def run(job: Job, folder: RunFolder) -> Iterator[Event]:
             command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        while child.poll() is None:
+        with _terminable():
+            while child.poll() is None:
+                yield from tail
+                time.sleep(_POLL_SECONDS)
             yield from tail
-            time.sleep(_POLL_SECONDS)
-        yield from tail
     finally:
         _end_group(child)
         if job.docker:
@@ -153,6 +155,16 @@ def _short_name(image: str) -> str:
     if not name.startswith(_IMAGE_PREFIX):
         raise InputError(f"there is no environment for image {image}: use --runner docker, or --with for your packages")
     return name.removeprefix(_IMAGE_PREFIX)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Have SIGTERM raise inside, so that what has to be cleaned up is."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:

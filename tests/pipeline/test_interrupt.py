@@ -29,7 +29,9 @@ def undisturbed(tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory)
     return model_of(folder)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
 def test_an_ended_run_leaves_nothing_and_can_be_taken_up(
     number: signal.Signals, code: int, tiny: tuple[str, ...], undisturbed: str, tmp_path: Path
 ) -> None:
