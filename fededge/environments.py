@@ -61,7 +61,9 @@ class Environment:
           library: the folder of `link_library`.
         """
         folders = [library, *([self.extras_path] if self.extras_path else [])]
-        return {"PYTHONPATH": os.pathsep.join(map(str, folders)), "PYTHONNOUSERSITE": "1"}
+        # Without the safe path, a random.py where the command is typed would be imported for the library's.
+        path = os.pathsep.join(map(str, folders))
+        return {"PYTHONPATH": path, "PYTHONNOUSERSITE": "1", "PYTHONSAFEPATH": "1"}
 
 
 def environment(image: str, extras: Sequence[str] = ()) -> Environment:
@@ -143,7 +145,8 @@ def _install_extras(wanted: Environment, to: Path, say: Say) -> None:
     _uv("pip", "compile", "--quiet", "--no-header", "--no-annotate", *target, "--constraint", str(lock),
         "--override", overrides, *(f"--no-emit-package={name}" for name in locked),
         "--output-file", str(to / "extras.lock"), str(to / "wanted.in"))  # fmt: skip
-    _uv("pip", "install", *target, "--no-deps", "--target", str(to), "--compile-bytecode",
+    # uv keeps what it once built of a folder until its pyproject.toml changes, whatever else does.
+    _uv("pip", "install", *target, "--no-deps", "--target", str(to), "--compile-bytecode", "--reinstall",
         "--requirement", str(to / "extras.lock"))  # fmt: skip
 
 

@@ -11,8 +11,6 @@ from fededge import __version__
 from fededge.cli import doctor, env, pipelines, run, versions
 from fededge.errors import FedEdgeError
 
-INTERRUPTED = 130  # what shells expect after Ctrl-C
-
 app = typer.Typer(
     name="fededge",
     help="Federated learning on Kubernetes, as Kubeflow pipelines.",
@@ -48,8 +46,6 @@ def main() -> None:
     try:
         app()
     except FedEdgeError as error:
+        sys.stdout.flush()
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; everything it started has ended\n")
-        sys.exit(INTERRUPTED)

@@ -30,7 +30,9 @@ from fededge.store.folder import FolderStore
 from fededge.store.trainings import TrainingStore, training_names
 from fededge.workloads import import_path
 
+INTERRUPTED = 130  # what shells expect after Ctrl-C
 _DEFAULTS = RoundSettings()
+_WEIGHTS = (".safetensors", ".keras", ".h5")
 
 
 class StepError(FedEdgeError):
@@ -104,12 +106,17 @@ def run(
     # kfp takes a second to import, and --help needs none of it.
     from fededge.kubeflow import local
     from fededge.kubeflow.export import Images, export_pipeline
+    from fededge.kubeflow.rounds import check_rounds
     from fededge.kubeflow.yaml_file import count_rounds, read_pipeline
 
     import_path(workload)
     _check_combination(
         runner == "docker", bool(packages), bool(registry or client_image), bool(pipeline), rounds is not None
     )
+    if initial_model and initial_model.suffix not in _WEIGHTS:
+        raise InputError(f"--initial-model {initial_model}: the file must end in {', '.join(_WEIGHTS)}")
+    if rounds is not None:
+        check_rounds(rounds)
     opened = open_store(store)
     opened.check()
     name = _training_name(opened, training, workload, new)
@@ -133,6 +140,11 @@ def run(
         with view.shown(), contextlib.closing(local.run(job, folder)) as happening:
             for event in happening:
                 view.follow(event)
+    except KeyboardInterrupt:
+        if view.rounds:
+            errors.print(view.table())
+        say("interrupted: nothing of it runs any more; the same command goes on where it stopped")
+        raise typer.Exit(INTERRUPTED) from None
     except RunError as error:
         if view.failure:
             raise StepError(f"{view.failure.detail} (log: {folder.log})", view.failure.exit_code) from error

@@ -73,7 +73,7 @@ class RunView:
             self._next.round, self._next.clients = event.round, event.clients
             self.rounds.append(self._next)
         if event.kind == "failed":
-            self.failure = event
+            self.failure = self.failure or event
         if self.rounds:
             self._note(self.rounds[-1], event)
         if self._live is None and (line := self._line(event)):
@@ -120,8 +120,8 @@ class RunView:
         return ""
 
     def _render(self) -> RenderableType:
-        done = sum(1 for view in self.rounds if view.version)
         view = self.rounds[-1] if self.rounds else RoundView()
         clients = f", {view.delivered} of {view.clients} clients" if self._phase == "train" else ""
-        now = f"round {min(done + 1, self._total)} of {self._total}: {self._phase}{clients}"
+        current = max(1, len(self.rounds) + (self._phase == "distribute" and bool(view.version)))
+        now = f"round {current} of {self._total}: {self._phase}{clients}"
         return Group(*([self.table()] if self.rounds else []), Spinner("dots", now))

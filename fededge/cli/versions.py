@@ -196,4 +196,5 @@ def _export_with_learner(workload: str, weights: bytes, path: Path, packages: li
         done = subprocess.run(command, env=wanted.variables(link_library(folder)), capture_output=True, text=True)  # noqa: S603
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise RunError(f"the model could not be written: {reason}")
+        kind = InputError if done.returncode == InputError.exit_code else RunError
+        raise kind(f"the model could not be written: {reason}")

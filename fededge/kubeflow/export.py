@@ -16,7 +16,7 @@ from fededge.kubeflow.yaml_file import CLIENT_COMPONENTS, read_pipeline, replace
 from fededge.shipped import compiled_pipeline
 
 _DIGESTS = TypeAdapter(dict[str, Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]])
-_IMAGE = re.compile(r"[a-zA-Z0-9][\w.:/@-]*")
+_IMAGE = re.compile(r"[a-zA-Z0-9](?!.*//)[\w.:/@-]*")
 _TAG = re.compile(r":[^:/]*$")
 
 

@@ -56,6 +56,10 @@ class RunFolder:
     def outputs(self) -> Path:
         return self.path / "outputs"
 
+    @property
+    def temporary(self) -> Path:
+        return self.path / "tmp"
+
     def keep_artifact(self, artifact: str, name: str) -> Path | None:
         """Copy the newest artifact of a name to where people find it."""
         found = sorted(self.outputs.glob(f"**/{artifact}"), key=lambda path: path.stat().st_mtime)
@@ -80,7 +84,9 @@ def environments_job(
       say: told what is going on.
     """
     library = link_library(folder.path)
-    common = {events.VARIABLE: str(folder.events)}
+    folder.temporary.mkdir()
+    # kfp's tasks make temporary folders and leave them.
+    common = {events.VARIABLE: str(folder.events), "TMPDIR": str(folder.temporary)}
     if "FEDEDGE_DATA" in os.environ:  # the pipeline sets it to a container's folder
         common["FEDEDGE_DATA"] = os.environ["FEDEDGE_DATA"]
     interpreters = {}
@@ -129,7 +135,7 @@ def run(job: Job, folder: RunFolder) -> Generator[Event, None, None]:
     job_file = folder.path / "job.json"
     job_file.write_text(job.model_dump_json(indent=1), encoding="utf-8")
     tail = Tail(folder.events)
-    command = [sys.executable, "-m", "fededge.kubeflow.child", str(job_file)]
+    command = [sys.executable, "-P", "-m", "fededge.kubeflow.child", str(job_file)]
     with folder.log.open("wb") as log:
         # Its standard input is how the child notices that this process is gone.
         child = subprocess.Popen(  # noqa: S603
@@ -143,6 +149,7 @@ def run(job: Job, folder: RunFolder) -> Generator[Event, None, None]:
             yield from tail
     finally:
         _end_group(child)
+        shutil.rmtree(folder.temporary, ignore_errors=True)
         if job.docker:
             _remove_containers(job.docker.run)
     if child.returncode:

@@ -37,11 +37,7 @@ def chain_rounds(round_yaml: Path, rounds: int) -> Any:
     Raises:
       InputError: `rounds` is out of range.
     """
-    if not 1 <= rounds <= MAX_ROUNDS:
-        raise InputError(
-            f"rounds={rounds} must be between 1 and {MAX_ROUNDS}: for a longer training, run the pipeline again, "
-            "each run goes on where the last one stopped"
-        )
+    check_rounds(rounds)
     fl_round = components.load_component_from_file(str(round_yaml))
     # kfp's own specs of a loaded component lack the descriptions.
     described = fl_round.pipeline_spec.root.input_definitions.parameters
@@ -60,6 +56,19 @@ def chain_rounds(round_yaml: Path, rounds: int) -> Any:
     )
     fl_training.__doc__ = _docstring(rounds, {name: described[name].description for name in inputs})
     return dsl.pipeline(name="fl-training", description=_summary(rounds))(fl_training)
+
+
+def check_rounds(rounds: int) -> None:
+    """Make sure that a pipeline can have so many rounds.
+
+    Raises:
+      InputError: it cannot.
+    """
+    if not 1 <= rounds <= MAX_ROUNDS:
+        raise InputError(
+            f"rounds={rounds} must be between 1 and {MAX_ROUNDS}: for a longer training, run the pipeline again, "
+            "each run goes on where the last one stopped"
+        )
 
 
 def compile_training(round_yaml: Path, rounds: int, to: Path) -> None:

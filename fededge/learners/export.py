@@ -21,4 +21,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
     except FedEdgeError as error:
-        sys.exit(f"error: {error}")
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)

@@ -237,11 +237,12 @@ def client_optimizer(how: LocalTraining) -> Any:
 
 
 def _set_weights(model: Any, weights: Tensors) -> None:
-    shapes = [tuple(variable.shape) for variable in model.trainable_weights]
-    if [weights[name].shape for name in sorted(weights)] != shapes:
+    ours = [tuple(variable.shape) for variable in model.trainable_weights]
+    theirs = [weights[name].shape for name in sorted(weights)]
+    if ours != theirs:
         raise WorkloadError(
-            f"the workload's model has weights of shapes {shapes}, the version's are "
-            f"{list(signature(weights).values())}: begin another training for the changed model"
+            f"the workload's model has weights of shapes {ours}, the version's have {theirs}: begin another training "
+            "for the changed model, with `fededge run --new`"
         )
     model.set_weights([weights[name] for name in sorted(weights)])
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from fededge.core.cohorts import batch_clients, sample_cohort
 from fededge.core.seeds import Purpose, derive_seed
 from fededge.core.tensors import Tensors, signature
-from fededge.errors import ConflictError, InputError, NotFoundError
+from fededge.errors import ConflictError, InputError, NotFoundError, WorkloadError
 from fededge.events import emit
 from fededge.records import Attempt, Training, Version
 from fededge.settings import TRAINING_WIDE, Placement, RoundSettings
@@ -63,7 +63,7 @@ def distribute_model(
             )
         trainings = TrainingStore(open_store(store), training)
         workload = load_workload(how.workload)
-        population = workload.population(how.clients)
+        population = _population(workload, how)
         _begin(trainings, how, workload, initial_model)
         attempt = _open(trainings, how, population, base_version)
         emit(
@@ -73,10 +73,18 @@ def distribute_model(
             round=attempt.round,
             version=attempt.version,
             clients=len(attempt.cohort),
-            detail=f"{len(attempt.batches)} batches from {attempt.base_version}",
+            detail=f"{len(attempt.batches)} batch{'es' * (len(attempt.batches) > 1)} from {attempt.base_version}",
         )
         plan = [{"batch": f"{attempt.ref}/{batch}", **where.model_dump()} for batch in attempt.batches]
         return Distribution(str(attempt.ref), plan)
+
+
+def _population(workload: Workload, how: RoundSettings) -> Sequence[str]:
+    population = workload.population(how.clients)
+    if len(set(population)) != len(population):
+        twice = next(client for client in population if list(population).count(client) > 1)
+        raise WorkloadError(f"workload {how.workload} names the client {twice} twice: ids must be distinct")
+    return population
 
 
 def _begin(trainings: TrainingStore, how: RoundSettings, workload: Workload, initial_model: str) -> None:

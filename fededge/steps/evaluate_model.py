@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fededge.errors import RoundError
+from fededge.errors import RoundError, WorkloadError
 from fededge.events import emit
 from fededge.records import Evaluation
 from fededge.reports.learning_curve import Point, learning_curve
@@ -45,6 +45,11 @@ def _measure(trainings: TrainingStore, workload_name: str, model: str) -> Evalua
     workload = load_workload(workload_name)
     examples = workload.test_data()
     metrics = workload.learner().evaluate(get_tensors(trainings.store, model), examples)
+    if workload.metric not in metrics:
+        raise WorkloadError(
+            f"workload {workload_name} names the metric {workload.metric}, "
+            f"and its learner measures {', '.join(metrics)}"
+        )
     return Evaluation(
         model=model,
         metric=workload.metric,

@@ -13,6 +13,8 @@ from fededge.records import Attempt, AttemptRef
 from fededge.store import open_store
 from fededge.store.trainings import TrainingStore
 
+_LINE_LENGTH = 300
+
 
 @contextlib.contextmanager
 def running(phase: str, training: str = "") -> Iterator[None]:
@@ -25,7 +27,16 @@ def running(phase: str, training: str = "") -> Iterator[None]:
         emit("failed", phase, training=training, ok=False, detail=str(error), exit_code=error.exit_code)
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
+    except Exception as error:  # of the user's own code, most likely: told in a line, and raised for the log
+        emit("failed", phase, training=training, ok=False, detail=f"{phase} failed: {in_a_line(error)}", exit_code=1)
+        raise
     emit("finished", phase, training=training, seconds=round(time.monotonic() - begun, 3))
+
+
+def in_a_line(error: Exception) -> str:
+    """Tell what kind of error it is and its last line, which is where frameworks put the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"[:_LINE_LENGTH]
 
 
 def open_attempt(store: str, attempt: str) -> tuple[TrainingStore, Attempt]:

@@ -12,12 +12,10 @@ from fededge.errors import InputError, StoreError, UpdateError
 from fededge.events import emit
 from fededge.learners import ClientSeeds, Learner
 from fededge.records import Attempt, Failure, Update
-from fededge.steps.running import open_attempt, running
+from fededge.steps.running import in_a_line, open_attempt, running
 from fededge.store.blobs import get_tensors, put_tensors
 from fededge.store.trainings import TrainingStore
 from fededge.workloads import Workload, load_workload
-
-_DETAIL_LENGTH = 300
 
 
 def train_clients(store: str, batch: str) -> dict[str, int | str]:
@@ -62,8 +60,7 @@ def _deliver(
         failure = Failure(client=client, reason=ExclusionReason(error.reason), detail=error.detail)
     except Exception as error:  # whatever a client's data or model does must not end the others
         traceback.print_exc()
-        detail = f"{type(error).__name__}: {error}"[:_DETAIL_LENGTH]
-        failure = Failure(client=client, reason=ExclusionReason.TRAINING_FAILED, detail=detail)
+        failure = Failure(client=client, reason=ExclusionReason.TRAINING_FAILED, detail=in_a_line(error))
     else:
         trainings.deliver(plan.ref, update)
         _tell(plan, client, begun, ok=True)

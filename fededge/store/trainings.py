@@ -141,7 +141,10 @@ class TrainingStore:
         if target.version == head.pointer.version:
             raise InputError(f"{target.version} is the current version already")
         if all(ancestor.version != target.version for ancestor in self.lineage(head.pointer.version)):
-            raise InputError(f"{version} is not an ancestor of the current version, {head.pointer.version}")
+            raise InputError(
+                f"{version} is not an ancestor of the current version, {head.pointer.version}, and a rollback only "
+                "goes back: `fededge versions export` still writes its model"
+            )
         moved = Pointer(version=target.version, branch=head.pointer.branch + 1)
         self.store.replace(keys.pointer(self.name), moved.dump(), head.tag)
         return moved

@@ -100,7 +100,9 @@ def data_folder() -> Path:
     Raises:
       SetupError: `FEDEDGE_DATA` is not set, or names no folder.
     """
-    folder = Path(os.environ.get("FEDEDGE_DATA", ""))
-    if not os.environ.get("FEDEDGE_DATA") or not folder.is_dir():
+    name = os.environ.get("FEDEDGE_DATA")
+    if not name:
         raise SetupError("this workload reads its data from FEDEDGE_DATA: set it to the folder that has them")
-    return folder
+    if not Path(name).is_dir():
+        raise SetupError(f"FEDEDGE_DATA={name} is no folder: set it to the one that has the workload's data")
+    return Path(name)

@@ -34,7 +34,7 @@ class Outcome:
 def fededge(folder: Path, *arguments: str) -> Outcome:
     """Run the command in a folder."""
     done = subprocess.run(
-        [sys.executable, "-m", "fededge", *arguments], cwd=folder, capture_output=True, text=True, timeout=600
+        [sys.executable, "-P", "-m", "fededge", *arguments], cwd=folder, capture_output=True, text=True, timeout=600
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
 

@@ -47,6 +47,7 @@ def trained(store: FolderStore) -> bool:
 def test_without_a_step_there_is_no_training(step: str | None, tiny: tuple[str, ...], tmp_path: Path) -> None:
     pipeline = tmp_path / "fl_round.yaml"
     pipeline.write_text(_without(step))
+    (tmp_path / "random.py").write_text("raise SystemExit('a module of the folder was imported for the library')")
     done = fededge(tmp_path, "run", *tiny, "--pipeline", str(pipeline))
     passed = done.code == 0 and trained(store_in(tmp_path))
     assert passed == (step is None), done.err

@@ -42,6 +42,7 @@ def test_an_ended_run_leaves_nothing_and_can_be_taken_up(
         _, said = run.communicate(timeout=_TOO_LONG)
     assert run.returncode == code
     assert "Traceback" not in said
+    assert ("interrupted: " in said) == (number == signal.SIGINT)
     _await_no_process(tmp_path)
     trainings = TrainingStore(store_in(tmp_path), "tiny")
     assert trainings.version().version == "v0"  # it had begun and had not finished

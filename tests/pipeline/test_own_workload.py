@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fededge.environments import environment
+from fededge.environments import environment, make
 from fededge.store.trainings import TrainingStore
 from tests.pipeline.conftest import fededge, store_in
 
@@ -28,6 +28,20 @@ def test_locked_packages_are_untouched() -> None:
     assert wanted.extras_path is not None
     installed = {path.name for path in wanted.extras_path.iterdir() if path.suffix == ".dist-info"}
     assert installed == {"tumours-0.1.0.dist-info"}
+
+
+def test_an_edited_package_is_installed_anew(tmp_path: Path) -> None:
+    """At the same path, with the same pyproject.toml, which alone decides what uv takes from its cache."""
+    (tmp_path / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+        '[project]\nname = "edited"\nversion = "1"\n[tool.hatch.build.targets.wheel]\ninclude = ["edited.py"]\n'
+    )
+    for number in range(3):
+        (tmp_path / "edited.py").write_text(f"NUMBER = {number}\n")
+        wanted = environment("tensorflow", [str(tmp_path)])
+        make(wanted, print)
+        assert wanted.extras_path is not None
+        assert (wanted.extras_path / "edited.py").read_text() == f"NUMBER = {number}\n"
 
 
 def test_a_package_that_needs_other_versions_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from fededge.store import Store, keys
 from fededge.store.blobs import get_tensors, put_bytes, put_tensors
 from fededge.workloads import load_workload
 from tests.steps import round as a_round
-from tests.steps.tiny import TinyLearner
+from tests.steps.tiny import TinyLearner, TinyWorkload
 
 
 def test_begins_a_training_with_version_0(store: Store) -> None:
@@ -130,6 +130,14 @@ def test_own_initial_weights_count_when_the_training_begins(store: Store, monkey
     digest = put_tensors(store, mine)
     a_round.distribute(store, initial_model=digest)
     assert a_round.trainings(store).version("v0").model == digest
+
+
+def test_a_client_that_is_named_twice_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(TinyWorkload, "population", lambda self, clients: ["a", "b", "a", "c"])
+    with a_round.refused(capsys, InputError.exit_code, "client a twice"):
+        a_round.distribute(store)
 
 
 def test_another_initial_model_than_the_training_began_with_is_refused(

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from fededge.errors import RoundError
+from fededge.errors import RoundError, WorkloadError
+from fededge.events import Tail
 from fededge.steps.aggregate_updates import aggregate_updates
 from fededge.steps.evaluate_model import evaluate_model
 from fededge.store import Store
 from fededge.store.blobs import get_tensors
 from tests.steps import round as a_round
-from tests.steps.tiny import TinyLearner, workload
+from tests.steps.tiny import TinyLearner, TinyWorkload, workload
 
 
 def aggregated(store: Store) -> tuple[str, str]:
@@ -37,6 +38,32 @@ def test_the_curve_has_all_rounds_and_needs_nothing_else(store: Store, tmp_path:
     assert "<svg" in page
     assert "<script" not in page
     assert not re.search(r"(src|href)=\"(?!#)", page)
+
+
+def test_an_error_of_the_workload_is_told_in_a_line_and_raised(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt, model = aggregated(store)
+
+    def broken(self: TinyWorkload) -> None:
+        raise ValueError("of many lines\nno such column: age\n")
+
+    monkeypatch.setattr(TinyWorkload, "test_data", broken)
+    monkeypatch.setenv("FEDEDGE_EVENTS", str(tmp_path / "events"))
+    with pytest.raises(ValueError, match="no such column"):
+        evaluate_model(store.url, attempt, model, str(tmp_path / "curve.html"))
+    failure = list(Tail(tmp_path / "events"))[-1]
+    assert (failure.kind, failure.detail) == ("failed", "evaluate failed: ValueError: no such column: age")
+
+
+def test_a_metric_that_is_not_measured_is_refused(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt, model = aggregated(store)
+    monkeypatch.setattr(TinyWorkload, "metric", "auc")
+    capsys.readouterr()
+    with a_round.refused(capsys, WorkloadError.exit_code, "auc", "error"):
+        evaluate_model(store.url, attempt, model, str(tmp_path / "curve.html"))
 
 
 def test_another_model_than_the_aggregated_one_is_refused(

@@ -50,9 +50,12 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 
 def test_no_data_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value in ("", "/no/such/folder"):
+    for value, message in (
+        ("", "reads its data from FEDEDGE_DATA"),
+        ("/no/such", "FEDEDGE_DATA=/no/such is no folder"),
+    ):
         monkeypatch.setenv("FEDEDGE_DATA", value)
-        with pytest.raises(SetupError, match="FEDEDGE_DATA"):
+        with pytest.raises(SetupError, match=message):
             data_folder()
 
 
