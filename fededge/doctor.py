@@ -45,7 +45,7 @@ def examine(store: str, namespace: str) -> list[Finding]:
         _check("pipelines", _pipelines),
         _check("store", lambda: _store(store)),
         _docker(),
-        *_cluster(namespace),
+        *_without_retry_warnings(lambda: _cluster(namespace)),
     ]
 
 
@@ -92,13 +92,23 @@ def _docker() -> Finding:
         )
 
 
+def _without_retry_warnings(look: Callable[[], list[Finding]]) -> list[Finding]:
+    """Look, and keep quiet how often a server was asked that did not answer."""
+    logger = logging.getLogger("urllib3")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        return look()
+    finally:
+        logger.setLevel(before)
+
+
 def _cluster(namespace: str) -> list[Finding]:
     from kubernetes import client
     from kubernetes.config.config_exception import ConfigException
     from urllib3.exceptions import HTTPError
     from yaml import YAMLError
 
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries are no news
     try:
         _load_config()
         version = client.VersionApi().get_code(_request_timeout=_SECONDS)
