@@ -4,6 +4,9 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 FAST := tests/core tests/contract tests/cli tests/docs tests/workloads tests/store -m "not s3 and not docker"
 PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# The longest first. (Given a file and its folder, pytest runs the file alone.)
+TRAININGS := tests/pipeline/test_training.py \
+  $(filter-out tests/pipeline/test_training.py,$(wildcard tests/pipeline/test_*.py))
 # Beside TensorFlow's own packages, for the tests that need it.
 TENSORFLOW_PYTEST := $(BIN)/fededge env run tensorflow --with pytest==8.4.2 --with pytest-timeout==2.4.0 \
   --with hypothesis==6.170.15 -- -m pytest
@@ -22,7 +25,7 @@ run: setup ## Train: 5 rounds, 10 clients, as the compiled pipeline, on this mac
 test: setup lint ## Run every test that needs neither root nor Debian packages
 	$(PYTEST) $(FAST) $(PARALLEL)
 	$(TENSORFLOW_PYTEST) tests/learners tests/steps
-	$(PYTEST) tests/pipeline/test_training.py tests/pipeline $(PARALLEL)  # the longest first
+	$(PYTEST) $(TRAININGS) $(PARALLEL)
 
 test-fast: .venv/ready ## Run the tests that take seconds
 	$(PYTEST) $(FAST) $(PARALLEL) -x
