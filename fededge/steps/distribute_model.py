@@ -94,6 +94,12 @@ def _begin(trainings: TrainingStore, how: RoundSettings, workload: Workload, ini
         trainings.head()
     except NotFoundError:
         existing = _create(trainings, how, workload, initial_model)
+    # Costs building the model in every round; found later, a changed model would have failed every client.
+    if signature(workload.learner().initial_weights(seed=0)) != existing.signature:
+        raise InputError(
+            f"training {trainings.name} has versions of another model than workload {how.workload} makes now: begin "
+            "another training, with another name or `fededge run --new`"
+        )
     if initial_model not in ("", existing.initial_file):
         raise InputError(
             f"training {trainings.name} has begun with another initial model: begin another training, with another "

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fededge.core.seeds import Purpose, derive_seed
@@ -130,6 +131,18 @@ def test_own_initial_weights_count_when_the_training_begins(store: Store, monkey
     digest = put_tensors(store, mine)
     a_round.distribute(store, initial_model=digest)
     assert a_round.trainings(store).version("v0").model == digest
+
+
+def test_another_model_than_the_versions_is_refused_and_nothing_written(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_round.run_round(store, tmp_path / "out")
+    before = {key: store.get(key).data for folder in ("trainings/", "blobs/") for key in store.keys(folder)}
+    monkeypatch.setattr(TinyLearner, "initial_weights", lambda self, seed: {"0000/w": np.zeros(4, np.float32)})
+    capsys.readouterr()
+    with a_round.refused(capsys, InputError.exit_code, "another model", "--new"):
+        a_round.distribute(store)
+    assert {key: store.get(key).data for folder in ("trainings/", "blobs/") for key in store.keys(folder)} == before
 
 
 def test_a_client_that_is_named_twice_is_refused(
