@@ -10,10 +10,12 @@
     │   ├── ExistsError         the key is taken and keys are written once
     │   ├── ConflictError       somebody else wrote first
     │   ├── CorruptError        bytes are not what their digest or header says
-    │   └── FormatError         written by a newer FedEdge
+    │   ├── TooLargeError       a value has more bytes than may be read
+    │   └── FormatError         written by another FedEdge
     ├── UpdateError             one client's update cannot be used; carries a reason code
     ├── RunError                a pipeline failed on this machine; its log says why
     └── RoundError              the round cannot go on
+        ├── LeaseError          another run works on the training
         ├── QuorumError         too few usable updates
         └── NonFiniteModelError the new model has NaN or infinite weights
 
@@ -66,6 +68,10 @@ class CorruptError(StoreError):
     pass
 
 
+class TooLargeError(StoreError):
+    pass
+
+
 class FormatError(StoreError):
     pass
 
@@ -89,6 +95,10 @@ class RunError(FedEdgeError):
 
 class RoundError(FedEdgeError):
     exit_code = 5
+
+
+class LeaseError(RoundError):
+    pass
 
 
 class QuorumError(RoundError):

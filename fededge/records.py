@@ -1,9 +1,15 @@
-"""The JSON documents of the store. All but `Pointer` are written once and never changed."""
+"""The JSON documents of the store. All but `Pointer` and `Lease` are written once and never changed.
+
+A document ends with the digest of what is before it, so that a flipped bit anywhere in it is found when it is read.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from datetime import UTC, datetime
-from typing import ClassVar, Self
+from enum import StrEnum
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,12 +17,18 @@ from fededge.core.updates import ExclusionReason
 from fededge.errors import CorruptError, FormatError, InputError
 from fededge.settings import RoundSettings
 
-FORMAT = 1
+FORMAT = 2
 Digest = str  # "sha256:" and 64 hexadecimal digits
+
+_SEALED = re.compile(rb'(.*),\n "sha256": "([0-9a-f]{64})"\n\}', re.DOTALL)
 
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def digest_of(data: bytes) -> Digest:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 class Record(BaseModel):
@@ -28,7 +40,13 @@ class Record(BaseModel):
     format: int = FORMAT
 
     def dump(self) -> bytes:
-        return self.model_dump_json(indent=1).encode()
+        body = self.model_dump_json(indent=1).encode().removesuffix(b"\n}")
+        return body + f',\n "sha256": "{hashlib.sha256(body).hexdigest()}"\n}}'.encode()
+
+    @property
+    def digest(self) -> Digest:
+        """Of the document as it is stored; other documents name it by this."""
+        return digest_of(self.dump())
 
     @classmethod
     def load(cls, data: bytes, key: str) -> Self:
@@ -39,21 +57,28 @@ class Record(BaseModel):
           key: where it was read, for the message.
 
         Raises:
-          FormatError: a newer FedEdge wrote it.
-          CorruptError: it is not such a document.
+          FormatError: another FedEdge wrote it.
+          CorruptError: it is not such a document, or not as it was written.
         """
         try:
             header = _Header.model_validate_json(data)
         except ValidationError as error:
             raise CorruptError(f"{key} is no FedEdge document; restore it from a backup") from error
-        if header.format > FORMAT:
-            raise FormatError(
-                f"{key} has format {header.format} and this FedEdge reads up to {FORMAT}: upgrade FedEdge"
+        if header.format != FORMAT:
+            remedy = (
+                "upgrade FedEdge" if header.format > FORMAT else "go on with the older FedEdge, or in another store"
             )
+            raise FormatError(f"{key} has format {header.format} and this FedEdge reads format {FORMAT}: {remedy}")
+        sealed = _SEALED.fullmatch(data)
+        if not sealed or hashlib.sha256(sealed[1]).hexdigest() != sealed[2].decode():
+            raise CorruptError(f"{key} is damaged ({len(data)} bytes); restore it from a backup")
         try:
-            return cls.model_validate_json(data)
+            record = cls.model_validate_json(sealed[1] + b"\n}")
         except ValidationError as error:
             raise CorruptError(f"{key} is no valid {cls.noun}: {error.errors()[0]['msg']}") from error
+        if record.dump() != data:  # or its digest would not be that of the bytes
+            raise CorruptError(f"{key} is not written as FedEdge writes a {cls.noun}")
+        return record
 
 
 class _Header(BaseModel):
@@ -61,7 +86,11 @@ class _Header(BaseModel):
 
 
 class Runtime(BaseModel):
-    """What computed a result. The same bits are promised for the same runtime only."""
+    """What computed a result. The same bits are promised for the same runtime only.
+
+    Attributes:
+      packages: digest of the names and versions of all installed packages: what an image is made of.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,6 +100,7 @@ class Runtime(BaseModel):
     cpu_features: str
     threads: int
     libraries: dict[str, str]
+    packages: Digest
 
 
 class Training(Record):
@@ -92,7 +122,13 @@ class Training(Record):
 
 
 class Attempt(Record):
-    """One try at one round: its plan, and the version it starts from."""
+    """One try at one round: its plan, and the version it starts from.
+
+    Attributes:
+      data_schema: of the examples that the base version was made from; empty before the first round.
+      code: digest of the workload's module.
+      runtime: of the client image that opened the attempt.
+    """
 
     noun: ClassVar[str] = "attempt"
 
@@ -105,6 +141,9 @@ class Attempt(Record):
     base_server_state: Digest | None
     settings: RoundSettings
     batches: dict[str, list[str]]
+    data_schema: dict[str, str]
+    code: Digest
+    runtime: Runtime
     opened_at: datetime = Field(default_factory=now)
 
     @property
@@ -117,7 +156,7 @@ class Attempt(Record):
 
 
 class AttemptRef(BaseModel):
-    """Names an attempt; as a string it goes from step to step, as `digits/v4/1`."""
+    """Names an attempt."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -128,17 +167,70 @@ class AttemptRef(BaseModel):
     def __str__(self) -> str:
         return f"{self.training}/{self.version}/{self.number}"
 
+
+class SittingRef(BaseModel):
+    """Names one run's work on an attempt; as a string it goes from step to step, as `digits/v4/1/7`.
+
+    Attributes:
+      attempt: worked on. Starting again resumes it in another sitting.
+      token: the fencing token of the lease that the run holds; the highest one alone may publish.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    attempt: AttemptRef
+    token: int
+
+    def __str__(self) -> str:
+        return f"{self.attempt}/{self.token}"
+
     @classmethod
-    def parse(cls, text: str) -> AttemptRef:
+    def parse(cls, text: str) -> SittingRef:
         try:
-            training, version, number = text.split("/")
-            return cls(training=training, version=version, number=int(number))
+            training, version, number, token = text.split("/")
+            return cls(attempt=AttemptRef(training=training, version=version, number=int(number)), token=int(token))
         except ValueError as error:
-            raise InputError(f"{text!r} is no attempt; it looks like digits/v4/1") from error
+            raise InputError(f"{text!r} is no attempt; it looks like digits/v4/1/7") from error
+
+
+class Sitting(Record):
+    """One run's work on an attempt begins. When it did is what the store says of this document.
+
+    Attributes:
+      spent_s: how much of the deadline's seconds earlier sittings have used. The time between them does not count.
+    """
+
+    noun: ClassVar[str] = "sitting"
+
+    spent_s: float
+
+
+class Lease(Record):
+    """Who works on a training. Changes by compare-and-swap.
+
+    Attributes:
+      token: grows by one with each new holder.
+      holder: names a run, for people, and for this machine's own.
+      expires_at: by the store's clock; from then on another run may take over.
+    """
+
+    noun: ClassVar[str] = "lease"
+
+    token: int
+    holder: str
+    expires_at: datetime
 
 
 class Update(Record):
-    """A client's delivery: what it trained, on what, and where the tensors are."""
+    """A client's delivery: what it trained, on what, and where the tensors are.
+
+    Attributes:
+      num_examples: the weight that the client claims; nothing here is believed before admission.
+      data_schema: of one example.
+      work: digest of all that decides the result: base model, client, seeds, settings, examples, code and image. A
+        later attempt reuses an update of the same work.
+      reused_from: the attempt that trained it, where this one did not.
+    """
 
     noun: ClassVar[str] = "update"
 
@@ -149,10 +241,23 @@ class Update(Record):
     client: str
     base_model: Digest
     delta: Digest
-    num_examples: int
+    num_examples: Any
     metrics: dict[str, float]
+    data_schema: dict[str, str]
     seconds: float
+    work: Digest
+    reused_from: int | None = None
     runtime: Runtime
+
+
+class Repeat(Record):
+    """A client delivered again, and other bytes: told, and never used."""
+
+    noun: ClassVar[str] = "repeated delivery"
+
+    client: str
+    kept: Digest
+    dropped: Digest
 
 
 class Failure(Record):
@@ -166,12 +271,28 @@ class Failure(Record):
 
 
 class Accepted(BaseModel):
+    """An update that counts.
+
+    Attributes:
+      update: digest of the document.
+      delta: digest of the tensors.
+      num_examples: as claimed, up to the most that any client may claim.
+      weight: what is left of `num_examples` after the cap on a client's share.
+      norm: L2 norm of the delta, before clipping.
+      seconds: that the client took.
+    """
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     client: str
+    update: Digest
     delta: Digest
     num_examples: int
+    weight: int
+    norm: float
+    clipped: bool
     metrics: dict[str, float]
+    seconds: float
 
 
 class Excluded(BaseModel):
@@ -182,18 +303,31 @@ class Excluded(BaseModel):
     detail: str
 
 
+class ClosedBecause(StrEnum):
+    ALL_ANSWERED = "ALL_ANSWERED"
+    TARGET_REACHED = "TARGET_REACHED"
+    DEADLINE = "DEADLINE"
+    TASKS_ENDED = "TASKS_ENDED"  # and not every client was heard of
+
+
 class Closing(Record):
-    """Which updates count. Written before aggregation; all that follows is a function of it."""
+    """Which updates count. Written before aggregation; all that follows is a function of it.
+
+    Attributes:
+      accepted: in client order.
+      excluded: everybody else of the cohort, in client order.
+      repeats: clients that delivered again, with other bytes.
+      data_schema: of the examples that the accepted updates were made from.
+    """
 
     noun: ClassVar[str] = "closing record"
 
+    because: ClosedBecause
     accepted: list[Accepted]
     excluded: list[Excluded]
+    repeats: list[str]
+    data_schema: dict[str, str]
     closed_at: datetime = Field(default_factory=now)
-
-    @property
-    def num_examples(self) -> int:
-        return sum(update.num_examples for update in self.accepted)
 
 
 class Failed(Record):
@@ -206,12 +340,17 @@ class Failed(Record):
 
 
 class Aggregate(Record):
-    """The new model before it is a version."""
+    """The new model before it is a version.
+
+    Attributes:
+      counted: the clients whose updates the aggregation rule used; Krum chooses.
+    """
 
     noun: ClassVar[str] = "aggregate"
 
     model: Digest
     server_state: Digest
+    counted: list[str]
     runtime: Runtime
 
 
@@ -228,7 +367,12 @@ class Evaluation(Record):
 
 
 class Version(Record):
-    """An immutable version of the global model, with its lineage and everything later rounds depend on."""
+    """An immutable version of the global model, with its lineage and everything later rounds depend on.
+
+    Attributes:
+      parent_manifest: digest of the parent's manifest, which makes the lineage a chain.
+      documents: digests of the other documents that this version was made from, by their keys.
+    """
 
     noun: ClassVar[str] = "version manifest"
 
@@ -236,30 +380,63 @@ class Version(Record):
     version: str
     round: int
     parent: str | None
+    parent_manifest: Digest | None
     attempt: int
     model: Digest
     server_state: Digest | None
     signature: dict[str, str]
     settings: RoundSettings
+    because: ClosedBecause | None
     accepted: list[Accepted]
     excluded: list[Excluded]
+    repeats: list[str]
+    counted: list[str]
     metric: str
     metrics: dict[str, float]
     data_schema: dict[str, str]
+    documents: dict[str, Digest]
     runtime: Runtime
     variants: list[Digest] = []
     created_at: datetime = Field(default_factory=now)
 
 
+class Rollback(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    left: str
+    to: str
+    at: datetime = Field(default_factory=now)
+
+
 class Pointer(Record):
-    """The current version. The only document that changes, by compare-and-swap.
+    """The current version. Changes by compare-and-swap.
 
     Attributes:
+      manifest: digest of the version's manifest.
+      token: the highest fencing token of a lease that has been seen; a run with a lower one publishes nothing.
       branch: how often a rollback has moved the pointer back; later versions carry it in their names, so that
         a version that was rolled back over is never written again.
+      rollbacks: each of them, oldest first.
     """
 
     noun: ClassVar[str] = "pointer"
 
     version: str
+    manifest: Digest
+    token: int = 0
     branch: int = 0
+    rollbacks: list[Rollback] = []
+
+
+class Forgotten(Record):
+    """A client's updates were deleted on its request; manifests still name them.
+
+    Attributes:
+      deltas: digests of the tensors that are gone.
+    """
+
+    noun: ClassVar[str] = "note of what was forgotten"
+
+    client: str
+    deltas: list[Digest]
+    at: datetime = Field(default_factory=now)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from fededge import __version__
-from fededge.records import Runtime
+from fededge.records import Digest, Runtime, digest_of
 
 _VECTOR_SETS = ("avx2", "avx512f", "fma", "asimd", "sve")
 
@@ -26,7 +27,15 @@ def describe_runtime(libraries: tuple[str, ...], threads: int) -> Runtime:
         cpu_features=" ".join(f for f in _VECTOR_SETS if f in _cpu_flags()),
         threads=threads,
         libraries={name: metadata.version(name) for name in libraries},
+        packages=_packages(),
     )
+
+
+@cache
+def _packages() -> Digest:
+    """Digest the packages of this environment or image, but for FedEdge, which tells its own version."""
+    found = {f"{item.metadata['Name'].lower()}=={item.version}" for item in metadata.distributions()}
+    return digest_of("\n".join(sorted(name for name in found if not name.startswith("fededge=="))).encode())
 
 
 def _cpu_flags() -> set[str]:

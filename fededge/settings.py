@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fededge.core.robust import Rule, precondition
 from fededge.errors import InputError
 
 
@@ -63,7 +65,97 @@ class Server(_Settings):
         return self
 
 
-class RoundSettings(LocalTraining, Server):
+class Admission(_Settings):
+    """Which updates count, and how much."""
+
+    max_client_share: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="The most that one client may weigh in a round, or 2/clients if that is more. 1 is no limit.",
+    )
+    max_update_norm: float = Field(0.0, ge=0, description="Updates with a larger L2 norm are refused. 0 refuses none.")
+    clip_norm: float = Field(
+        0.0, ge=0, description="Updates with a larger L2 norm are scaled down to it. 0 clips none."
+    )
+    aggregation: Rule = Field(
+        Rule.MEAN,
+        description="How updates become one: mean (weighted by examples), median, trimmed_mean, krum or multi_krum.",
+    )
+    attackers: int = Field(
+        0, ge=0, description="How many lying clients trimmed_mean, krum and multi_krum have to bear."
+    )
+
+    @model_validator(mode="after")
+    def _attackers_are_borne(self) -> Self:
+        if self.attackers and self.aggregation in (Rule.MEAN, Rule.MEDIAN):
+            raise ValueError(
+                f"attackers goes with aggregation=trimmed_mean, krum or multi_krum, not {self.aggregation.value}"
+            )
+        return self
+
+
+class Waiting(_Settings):
+    """Whom a round waits for, and how long."""
+
+    clients: int = Field(10, ge=1, le=1_000_000, description="How many clients there are.")
+    clients_per_round: int = Field(
+        0, ge=0, description="How many of them take part in the round, drawn at random. 0 takes all."
+    )
+    over_selection: float = Field(
+        1.0, ge=1, le=10, description="So many times as many are drawn, as some will not deliver."
+    )
+    clients_per_pod: int = Field(5, ge=1, description="How many clients one pod trains, one after the other.")
+    min_clients: int = Field(1, ge=1, description="The round fails when fewer clients deliver.")
+    target_clients: int = Field(
+        0, ge=0, description="How many updates are wanted. 0 is clients_per_round, before over_selection."
+    )
+    close_at_target: bool = Field(
+        False, description="Begin no more clients once the target is reached. Faster, and slow clients count less."
+    )
+    deadline_s: int = Field(
+        3600, ge=1, le=86_400, description="Seconds that a round waits for its clients, from its opening."
+    )
+    finish_s: int = Field(
+        1800,
+        ge=1,
+        le=86_400,
+        description="Seconds for aggregating, evaluating and versioning; then others may take over.",
+    )
+    max_attempts: int = Field(
+        3,
+        ge=1,
+        le=1000,
+        description="How often a round is tried, each time with other clients, before somebody must look.",
+    )
+
+    @model_validator(mode="after")
+    def _cohort_fits(self) -> Self:
+        if self.clients_per_round > self.clients:
+            raise ValueError(f"clients_per_round={self.clients_per_round} is more than clients={self.clients}")
+        if self.min_clients > self.cohort_size:
+            raise ValueError(f"min_clients={self.min_clients} is more than the {self.cohort_size} of a round")
+        if self.target_clients > self.cohort_size:
+            raise ValueError(f"target_clients={self.target_clients} is more than the {self.cohort_size} of a round")
+        if self.target < self.min_clients:
+            raise ValueError(f"min_clients={self.min_clients} is more than the target of {self.target}")
+        return self
+
+    @property
+    def cohort_size(self) -> int:
+        wanted = self.clients_per_round or self.clients
+        return min(self.clients, math.ceil(round(wanted * self.over_selection, 6)))
+
+    @property
+    def target(self) -> int:
+        return self.target_clients or self.clients_per_round or self.clients
+
+    @property
+    def batch_count(self) -> int:
+        return -(-self.cohort_size // self.clients_per_pod)
+
+
+class RoundSettings(LocalTraining, Server, Admission, Waiting):
     """Everything that decides what model a round makes, given the version it starts from."""
 
     workload: str = Field(
@@ -72,28 +164,12 @@ class RoundSettings(LocalTraining, Server):
         description="What to train: digits, mnist, or the import path of your own, package.module:attribute.",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Decides every random number. The same seed gives the same model.")
-    clients: int = Field(10, ge=1, le=1_000_000, description="How many clients there are.")
-    clients_per_round: int = Field(
-        0, ge=0, description="How many of them take part in the round, drawn at random. 0 takes all."
-    )
-    clients_per_pod: int = Field(5, ge=1, description="How many clients one pod trains, one after the other.")
-    min_clients: int = Field(1, ge=1, description="The round fails when fewer clients deliver.")
 
     @model_validator(mode="after")
-    def _cohort_fits(self) -> Self:
-        if self.clients_per_round > self.clients:
-            raise ValueError(f"clients_per_round={self.clients_per_round} is more than clients={self.clients}")
-        if self.min_clients > self.cohort_size:
-            raise ValueError(f"min_clients={self.min_clients} is more than the {self.cohort_size} of a round")
+    def _enough_for_the_rule(self) -> Self:
+        if unmet := precondition(self.aggregation, self.cohort_size, self.attackers):
+            raise ValueError(unmet)
         return self
-
-    @property
-    def cohort_size(self) -> int:
-        return self.clients_per_round or self.clients
-
-    @property
-    def batch_count(self) -> int:
-        return -(-self.cohort_size // self.clients_per_pod)
 
 
 # Settings that every round of a training shares: they define the data, the random streams and the server state.

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fededge import __version__
-from fededge.cli import doctor, env, pipelines, run, versions
+from fededge.cli import doctor, env, pipelines, rounds, run, versions
 from fededge.errors import FedEdgeError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("doctor")(doctor.doctor)
 app.add_typer(versions.app, name="versions")
+app.add_typer(rounds.app, name="rounds")
 app.add_typer(pipelines.app, name="pipelines")
 app.add_typer(env.app, name="env")
 

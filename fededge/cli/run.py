@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,17 +21,21 @@ from fededge.cli.output import (
     print_json,
     say,
 )
+from fededge.cli.round_options import with_round_options
 from fededge.cli.run_view import RunView
 from fededge.errors import FedEdgeError, InputError, RunError
-from fededge.settings import RoundSettings, ServerOptimizer
+from fededge.settings import RoundSettings
 from fededge.store import Store, keys, open_store
 from fededge.store.blobs import put_bytes
 from fededge.store.folder import FolderStore
 from fededge.store.trainings import TrainingStore, training_names
 from fededge.workloads import import_path
 
+if TYPE_CHECKING:
+    from fededge.kubeflow.job import Job
+    from fededge.kubeflow.local import RunFolder
+
 INTERRUPTED = 130  # what shells expect after Ctrl-C
-_DEFAULTS = RoundSettings()
 _WEIGHTS = (".safetensors", ".keras", ".h5")
 
 
@@ -43,30 +47,14 @@ class StepError(FedEdgeError):
         self.exit_code = exit_code
 
 
-def _setting(name: str) -> Any:
-    return typer.Option(help=RoundSettings.model_fields[name].description)
-
-
+@with_round_options
 def run(
     training: Annotated[
         str, typer.Argument(help="The training to begin or go on with; by default, the workload's.")
     ] = "",
-    workload: Annotated[str, _setting("workload")] = _DEFAULTS.workload,
     rounds: Annotated[int | None, typer.Option(help="How many rounds, 1 to 20; 5 by default.")] = None,
     new: Annotated[bool, typer.Option("--new", help="Begin another training instead of going on.")] = False,
     store: StoreOption = DEFAULT_STORE,
-    clients: Annotated[int, _setting("clients")] = _DEFAULTS.clients,
-    clients_per_round: Annotated[int, _setting("clients_per_round")] = _DEFAULTS.clients_per_round,
-    clients_per_pod: Annotated[int, _setting("clients_per_pod")] = _DEFAULTS.clients_per_pod,
-    min_clients: Annotated[int, _setting("min_clients")] = _DEFAULTS.min_clients,
-    local_epochs: Annotated[int, _setting("local_epochs")] = _DEFAULTS.local_epochs,
-    batch_size: Annotated[int, _setting("batch_size")] = _DEFAULTS.batch_size,
-    client_learning_rate: Annotated[float, _setting("client_learning_rate")] = _DEFAULTS.client_learning_rate,
-    client_momentum: Annotated[float, _setting("client_momentum")] = _DEFAULTS.client_momentum,
-    server_optimizer: Annotated[ServerOptimizer, _setting("server_optimizer")] = _DEFAULTS.server_optimizer,
-    server_learning_rate: Annotated[float, _setting("server_learning_rate")] = _DEFAULTS.server_learning_rate,
-    server_momentum: Annotated[float, _setting("server_momentum")] = _DEFAULTS.server_momentum,
-    seed: Annotated[int, _setting("seed")] = _DEFAULTS.seed,
     initial_model: Annotated[
         Path | None,
         typer.Option(help="Weights to begin with: .safetensors, .keras or .h5.", exists=True, dir_okay=False),
@@ -84,6 +72,7 @@ def run(
         typer.Option(help="Run this compiled pipeline instead of the shipped one.", exists=True, dir_okay=False),
     ] = None,
     as_json: JsonOption = False,
+    **chosen: Any,
 ) -> None:
     """Run a federated training on this machine, as the very pipeline that Kubeflow runs.
 
@@ -96,16 +85,12 @@ def run(
     - `fededge run --workload my_package.module:workload --with ./my_package`
     - `fededge run my-training --store s3://models/fededge --runner docker`
     """
-    settings = RoundSettings.parse(
-        workload=workload, seed=seed, clients=clients, clients_per_round=clients_per_round,
-        clients_per_pod=clients_per_pod, min_clients=min_clients, local_epochs=local_epochs, batch_size=batch_size,
-        client_learning_rate=client_learning_rate, client_momentum=client_momentum,
-        server_optimizer=server_optimizer, server_learning_rate=server_learning_rate,
-        server_momentum=server_momentum,
-    )  # fmt: skip
+    settings = RoundSettings.parse(**chosen)
+    workload = settings.workload
     # kfp takes a second to import, and --help needs none of it.
     from fededge.kubeflow import local
     from fededge.kubeflow.export import Images, export_pipeline
+    from fededge.kubeflow.holder import holding
     from fededge.kubeflow.rounds import check_rounds
     from fededge.kubeflow.yaml_file import count_rounds, read_pipeline
 
@@ -120,22 +105,31 @@ def run(
     opened = open_store(store)
     opened.check()
     name = _training_name(opened, training, workload, new)
+    trainings = TrainingStore(opened, name)
     folder = local.RunFolder(HOME / "runs")
     say(f"training {name} in {opened.url}; log {folder.log}")
     yaml = pipeline or folder.path / "fl_training.yaml"
     if not pipeline:
         export_pipeline("fl_training", Images(registry, client_image), rounds, yaml)
-    total = count_rounds(read_pipeline(yaml))
+    view = RunView(count_rounds(read_pipeline(yaml)), errors if as_json else console)
     arguments = {"store": opened.url, "training": name, **settings.model_dump(mode="json")}
-    if runner == "docker":
-        folders = [Path(opened.url)] if isinstance(opened, FolderStore) else []
-        job = local.docker_job(folder, yaml, arguments, folders, network)
-    else:
-        job = local.environments_job(folder, yaml, arguments, packages or [], say)
-    if initial_model:  # last, so that nothing is kept of a run that cannot begin
-        digest = put_bytes(opened, initial_model.read_bytes())
-        job = job.model_copy(update={"arguments": {**job.arguments, "initial_model": digest}})
-    view = RunView(total, errors if as_json else console)
+    with holding(trainings, folder.path) as holder:
+        if runner == "docker":
+            folders = [Path(opened.url)] if isinstance(opened, FolderStore) else []
+            job = local.docker_job(folder, yaml, arguments, folders, network, holder)
+        else:
+            job = local.environments_job(folder, yaml, arguments, packages or [], holder, say)
+        if initial_model:  # last, so that nothing is kept of a run that cannot begin
+            digest = put_bytes(opened, initial_model.read_bytes())
+            job = job.model_copy(update={"arguments": {**job.arguments, "initial_model": digest}})
+        _follow(job, folder, view)
+    _tell_result(trainings, view, folder, as_json)
+
+
+def _follow(job: Job, folder: RunFolder, view: RunView) -> None:
+    """Run a job, and show what happens."""
+    from fededge.kubeflow import local
+
     try:
         with view.shown(), contextlib.closing(local.run(job, folder)) as happening:
             for event in happening:
@@ -149,7 +143,6 @@ def run(
         if view.failure:
             raise StepError(f"{view.failure.detail} (log: {folder.log})", view.failure.exit_code) from error
         raise
-    _tell_result(TrainingStore(opened, name), view, folder, as_json)
 
 
 def _check_combination(docker: bool, packages: bool, other_images: bool, pipeline: bool, rounds: bool) -> None:

@@ -12,13 +12,17 @@ def client_order(client: str) -> bytes:
     return client.encode()
 
 
-def sample_cohort(population: Sequence[str], size: int, seed: int) -> list[str]:
+def sample_cohort(population: Sequence[str], size: int, seed: int, attempt: int = 1) -> list[str]:
     """Draw a cohort uniformly, without replacement.
+
+    A later attempt draws other clients, as far as there are any: the round shuffles the population once, and each
+    attempt takes the next `size` of it, beginning anew at its end.
 
     Args:
       population: all client ids, distinct, in any order.
       size: how many to draw; 0 draws everybody.
       seed: of this round's cohort stream.
+      attempt: from 1.
 
     Returns:
       The cohort in client order, whatever the order of `population`.
@@ -31,7 +35,8 @@ def sample_cohort(population: Sequence[str], size: int, seed: int) -> list[str]:
         return ordered
     if not 0 < size <= len(ordered):
         raise ValueError(f"cannot draw {size} clients from {len(ordered)}")
-    drawn = np.random.default_rng(seed).choice(len(ordered), size=size, replace=False)
+    shuffled = np.random.default_rng(seed).permutation(len(ordered))
+    drawn = np.roll(shuffled, -size * (attempt - 1))[:size]
     return [ordered[i] for i in sorted(drawn)]
 
 

@@ -1,4 +1,4 @@
-"""A client's update, and what makes it usable."""
+"""A client's update, and why one does not count."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fededge.core.tensors import Array, Tensors, non_finite, signature
+from fededge.core.tensors import Tensors
 
 MAX_EXAMPLES = 2**24  # of one client; float32, in which updates are weighted, skips integers above
 
@@ -14,15 +14,22 @@ MAX_EXAMPLES = 2**24  # of one client; float32, in which updates are weighted, s
 class ExclusionReason(StrEnum):
     """Why a client of the cohort does not count in the new model."""
 
-    NO_UPDATE = "NO_UPDATE"
+    NO_UPDATE = "NO_UPDATE"  # nothing arrived, not even a report
     NO_DATA = "NO_DATA"
     TRAINING_FAILED = "TRAINING_FAILED"
-    NON_FINITE_TRAINING = "NON_FINITE_TRAINING"
-    WRONG_BASE = "WRONG_BASE"
-    WRONG_TENSORS = "WRONG_TENSORS"
+    NON_FINITE_TRAINING = "NON_FINITE_TRAINING"  # the client diverged
+    DEADLINE = "DEADLINE"  # cut its training off
+    LATE = "LATE"  # arrived after the deadline
+    NOT_NEEDED = "NOT_NEEDED"  # the target was reached before the client began
+    WRONG_BASE = "WRONG_BASE"  # identity, round, attempt or base model
+    WRONG_SCHEMA = "WRONG_SCHEMA"  # trained on data of another schema
+    TOO_LARGE = "TOO_LARGE"  # more bytes than any update of this model has
+    WRONG_TENSORS = "WRONG_TENSORS"  # names, shapes or dtypes
     NON_FINITE = "NON_FINITE"
-    BAD_COUNT = "BAD_COUNT"
-    CORRUPT = "CORRUPT"
+    BAD_COUNT = "BAD_COUNT"  # of examples
+    NORM_TOO_LARGE = "NORM_TOO_LARGE"
+    OVERFLOW = "OVERFLOW"  # finite, but the sum over the cohort might not be
+    CORRUPT = "CORRUPT"  # not the bytes that were written, or no tensors
 
 
 @dataclass(frozen=True)
@@ -45,31 +52,7 @@ class ClientUpdate:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an update is not admitted."""
+    """Why an update is not admitted; the detail is one line for people."""
 
     reason: ExclusionReason
     detail: str
-
-
-def inspect_update(delta: Mapping[str, Array], num_examples: int, expected: Mapping[str, str]) -> Refusal | None:
-    """Say why an update must not enter the mean, or None if it may.
-
-    Args:
-      delta: the update's tensors, of any names, shapes and dtypes.
-      num_examples: the weight that the client claims, an integer from 1 to `MAX_EXAMPLES`.
-      expected: the global model's signature; it must match exactly, nothing is broadcast.
-    """
-    if signature(delta) != dict(expected):
-        return Refusal(ExclusionReason.WRONG_TENSORS, _difference(signature(delta), expected))
-    if bad := non_finite(delta):
-        return Refusal(ExclusionReason.NON_FINITE, f"NaN or infinity in {', '.join(bad)}")
-    if not isinstance(num_examples, int) or not 0 < num_examples <= MAX_EXAMPLES:
-        return Refusal(ExclusionReason.BAD_COUNT, f"{num_examples} examples; 1 to {MAX_EXAMPLES} can be")
-    return None
-
-
-def _difference(got: Mapping[str, str], expected: Mapping[str, str]) -> str:
-    for name in sorted(got.keys() | expected.keys()):
-        if got.get(name) != expected.get(name):
-            return f"{name} is {got.get(name, 'missing')}, the model has {expected.get(name, 'no such tensor')}"
-    return ""

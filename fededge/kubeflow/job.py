@@ -60,7 +60,7 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pipeline: Path
-    arguments: dict[str, str | int | float]
+    arguments: dict[str, str | bool | int | float]
     root: Path
     interpreters: dict[str, Interpreter] = {}
     docker: Docker | None = None

@@ -19,6 +19,7 @@ from fededge.errors import InputError, RunError, SetupError
 from fededge.events import Event, Tail
 from fededge.kubeflow.job import LABEL, Docker, Interpreter, Job
 from fededge.kubeflow.yaml_file import images, read_pipeline
+from fededge.store.leases import HOLDER
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 10.0
@@ -68,11 +69,16 @@ class RunFolder:
         return Path(shutil.copy(found[-1], self.path / name))
 
 
-Arguments = Mapping[str, str | int | float]
+Arguments = Mapping[str, str | bool | int | float]
 
 
 def environments_job(
-    folder: RunFolder, pipeline: Path, arguments: Arguments, extras: Sequence[str], say: Callable[[str], None]
+    folder: RunFolder,
+    pipeline: Path,
+    arguments: Arguments,
+    extras: Sequence[str],
+    holder: str,
+    say: Callable[[str], None],
 ) -> Job:
     """Prepare a run in the images' environments, making those that are missing.
 
@@ -81,12 +87,13 @@ def environments_job(
       pipeline: the YAML.
       arguments: its inputs.
       extras: the user's own packages.
+      holder: names the run to others that want the training.
       say: told what is going on.
     """
     library = link_library(folder.path)
     folder.temporary.mkdir()
     # kfp's tasks make temporary folders and leave them.
-    common = {events.VARIABLE: str(folder.events), "TMPDIR": str(folder.temporary)}
+    common = {events.VARIABLE: str(folder.events), HOLDER: holder, "TMPDIR": str(folder.temporary)}
     if "FEDEDGE_DATA" in os.environ:  # the pipeline sets it to a container's folder
         common["FEDEDGE_DATA"] = os.environ["FEDEDGE_DATA"]
     interpreters = {}
@@ -97,7 +104,9 @@ def environments_job(
     return Job(pipeline=pipeline, arguments=dict(arguments), root=folder.outputs, interpreters=interpreters)
 
 
-def docker_job(folder: RunFolder, pipeline: Path, arguments: Arguments, folders: Sequence[Path], network: str) -> Job:
+def docker_job(
+    folder: RunFolder, pipeline: Path, arguments: Arguments, folders: Sequence[Path], network: str, holder: str
+) -> Job:
     """Prepare a run in containers.
 
     Args:
@@ -106,6 +115,7 @@ def docker_job(folder: RunFolder, pipeline: Path, arguments: Arguments, folders:
       arguments: its inputs.
       folders: that the steps read or write, beside those that variables name.
       network: a Docker network, or `host`.
+      holder: names the run to others that want the training.
 
     Raises:
       SetupError: no Docker engine answers, or it lacks an image.
@@ -116,7 +126,11 @@ def docker_job(folder: RunFolder, pipeline: Path, arguments: Arguments, folders:
     docker = Docker(
         folders=sorted({folder.path, *(path.absolute() for path in folders), *paths.values()}),
         passed_on=sorted(name for name in os.environ if name.startswith(_PASSED_ON)),
-        environment={events.VARIABLE: str(folder.events), **{name: str(path) for name, path in paths.items()}},
+        environment={
+            events.VARIABLE: str(folder.events),
+            HOLDER: holder,
+            **{name: str(path) for name, path in paths.items()},
+        },
         user=f"{os.getuid()}:{os.getgid()}",
         network=network,
         run=folder.name,

@@ -19,7 +19,7 @@ from fededge.errors import InputError
 MAX_ROUNDS = 20
 _MAX_BATCHES_A_RUN = 100  # Argo keeps a run's state in 1 MiB
 _FIXED = "max_batches"
-_TYPES: dict[str, type] = {"String": str, "Integer": int, "Float": float}
+_TYPES: dict[str, type] = {"String": str, "Integer": int, "Float": float, "Boolean": bool}
 
 
 def chain_rounds(round_yaml: Path, rounds: int) -> Any:

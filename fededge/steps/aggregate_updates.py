@@ -1,25 +1,45 @@
-"""Closes the round: decides which updates count, averages them, and makes the next model."""
+"""Closes the round: decides which updates count, combines them, and makes the next model."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
 
-from fededge.core.aggregation import weighted_mean
+from fededge.core.admission import Admitted, Claim, Gate, clip
+from fededge.core.aggregation import Weighted, weighted_mean
 from fededge.core.cohorts import client_order
-from fededge.core.tensors import non_finite, signature
-from fededge.core.updates import ClientUpdate, ExclusionReason, inspect_update
-from fededge.errors import CorruptError, NonFiniteModelError, NotFoundError, QuorumError
+from fededge.core.robust import Rule, precondition
+from fededge.core.tensors import Tensors, non_finite, signature
+from fededge.core.updates import ExclusionReason, Refusal
+from fededge.core.weights import capped_weights
+from fededge.errors import CorruptError, FormatError, NonFiniteModelError, NotFoundError, QuorumError, TooLargeError
 from fededge.learners.server import apply_update, server_runtime
-from fededge.records import Accepted, Aggregate, Attempt, Closing, Digest, Excluded, Failed, Update
-from fededge.steps.running import open_attempt, running
-from fededge.store.blobs import get_tensors, put_tensors
-from fededge.store.port import Store
-from fededge.store.trainings import TrainingStore
+from fededge.records import Accepted, Aggregate, ClosedBecause, Closing, Digest, Excluded, Failed, Update
+from fededge.reports.round_report import exclusions
+from fededge.steps.running import Work, working
+from fededge.steps.spool import robust_mean
+from fededge.store.blobs import get_bytes, get_tensors, put_tensors
+
+_UNREADABLE = (CorruptError, FormatError, NotFoundError)
+_CUT_OFF = {ExclusionReason.DEADLINE, ExclusionReason.LATE}
 
 
-def aggregate_updates(store: str, attempt: str, reports: Sequence[Mapping[str, int | str]]) -> Digest:
+class Aggregated(NamedTuple):
+    """The new model, and how many clients count.
+
+    Attributes:
+      model: its digest.
+      clients: `accepted`, `excluded`, and how many for each reason.
+    """
+
+    model: Digest
+    clients: dict[str, int]
+
+
+def aggregate_updates(store: str, attempt: str, reports: Sequence[Mapping[str, int | str]]) -> Aggregated:
     """Make the next model from the round's updates.
 
     Args:
@@ -27,94 +47,191 @@ def aggregate_updates(store: str, attempt: str, reports: Sequence[Mapping[str, i
       attempt: as `distribute_model` named it.
       reports: what `train_clients` returned for each batch. Only told: which updates count, the store decides.
 
-    Returns:
-      The new model's digest.
-
     Raises:
-      QuorumError: fewer usable updates than `min_clients`; the current version stays.
+      QuorumError: fewer usable updates than `min_clients`, or too few for the aggregation rule; the current version
+        stays.
       NonFiniteModelError: the new model would hold NaN or infinite weights; the current version stays.
     """
-    with running("aggregate"):
+    with working("aggregate", store, attempt) as work:
         for report in reports:
             sys.stdout.write(f"{dict(report)}\n")
-        trainings, plan = open_attempt(store, attempt)
-        if done := trainings.aggregate(plan.ref):
-            return done.model
-        closing = trainings.closing(plan.ref) or trainings.close(plan.ref, _judge(trainings, plan))
-        _require_quorum(trainings, plan, closing)
-        return trainings.put_aggregate(plan.ref, _aggregate(trainings, plan, closing)).model
+        closing = work.trainings.closing(work.ref) or _close(work)
+        reasons = Counter(excluded.reason.value for excluded in closing.excluded)
+        clients = {"accepted": len(closing.accepted), "excluded": len(closing.excluded), **reasons}
+        done = work.trainings.aggregate(work.ref)
+        if done is None:
+            _require_quorum(work, closing)
+            done = work.trainings.put_aggregate(work.ref, _aggregate(work, closing))
+        return Aggregated(done.model, clients)
 
 
-def _judge(trainings: TrainingStore, plan: Attempt) -> Closing:
-    """Decide about each client of the cohort."""
-    model = signature(get_tensors(trainings.store, plan.base_model))
-    verdicts = [_judge_client(trainings, plan, client, model) for client in sorted(plan.cohort, key=client_order)]
-    return Closing(
-        accepted=[verdict for verdict in verdicts if isinstance(verdict, Accepted)],
-        excluded=[verdict for verdict in verdicts if isinstance(verdict, Excluded)],
+def _close(work: Work) -> Closing:
+    """Decide about each client of the cohort. From here on the round is a function of what this records."""
+    plan, trainings = work.plan, work.trainings
+    arrivals = trainings.arrivals(work.ref)
+    cohort = sorted(plan.cohort, key=client_order)
+    gate = _gate(work, plan.data_schema or _common_schema(_read(work, client) for client in cohort))
+    verdicts = [_judge(work, gate, client, arrivals) for client in cohort]
+    accepted = [verdict for verdict in verdicts if isinstance(verdict, Accepted)]
+    excluded = [verdict for verdict in verdicts if isinstance(verdict, Excluded)]
+    weights = capped_weights([update.num_examples for update in accepted], plan.settings.max_client_share)
+    closing = Closing(
+        because=_because(excluded),
+        accepted=[a.model_copy(update={"weight": w}) for a, w in zip(accepted, weights, strict=True)],
+        excluded=excluded,
+        repeats=trainings.repeats(work.ref),
+        data_schema=dict(gate.data_schema or {}),
+    )
+    work.renew()  # a run that was taken over while it judged must not close
+    return trainings.close(work.ref, closing)
+
+
+def _read(work: Work, client: str) -> Update | Excluded:
+    """Find a client's update, or why there is none."""
+    try:
+        if update := work.trainings.update(work.ref, client):
+            return update
+        failure = work.trainings.failure(work.ref, client)
+    except TooLargeError as error:
+        return Excluded(client=client, reason=ExclusionReason.TOO_LARGE, detail=str(error))
+    except _UNREADABLE as error:
+        return Excluded(client=client, reason=ExclusionReason.CORRUPT, detail=str(error))
+    if failure is None:
+        return Excluded(client=client, reason=ExclusionReason.NO_UPDATE, detail="nothing arrived")
+    return Excluded(client=client, reason=failure.reason, detail=failure.detail)
+
+
+def _gate(work: Work, data_schema: Mapping[str, str] | None) -> Gate:
+    plan = work.plan
+    return Gate(
+        training=plan.training,
+        version=plan.version,
+        round=plan.round,
+        attempt=plan.number,
+        base_model=plan.base_model,
+        signature=signature(get_tensors(work.store, plan.base_model)),
+        cohort_size=len(plan.cohort),
+        data_schema=data_schema,
+        max_norm=plan.settings.max_update_norm,
+        clip_norm=plan.settings.clip_norm,
     )
 
 
-def _judge_client(trainings: TrainingStore, plan: Attempt, client: str, model: dict[str, str]) -> Accepted | Excluded:
-    update = trainings.update(plan.ref, client)
-    if update is None:
-        failure = trainings.failure(plan.ref, client)
-        if failure is None:
-            return Excluded(client=client, reason=ExclusionReason.NO_UPDATE, detail="nothing arrived")
-        return Excluded(client=client, reason=failure.reason, detail=failure.detail)
-    if not _belongs(update, plan):
-        detail = f"made from {update.base_model} for round {update.round}"
-        return Excluded(client=client, reason=ExclusionReason.WRONG_BASE, detail=detail)
+def _common_schema(updates: Iterable[Update | Excluded]) -> dict[str, str] | None:
+    """Find the schema that most of the clients have: the first round has nothing else to go by."""
+    counted = Counter(tuple(sorted(update.data_schema.items())) for update in updates if isinstance(update, Update))
+    return dict(counted.most_common(1)[0][0]) if counted else None  # of equal ones, the first in client order
+
+
+def _judge(work: Work, gate: Gate, client: str, arrivals: Mapping[str, datetime]) -> Accepted | Excluded:
+    update = _read(work, client)
+    if isinstance(update, Excluded):
+        return update
+    verdict = _admit(work, gate, client, update, arrivals)
+    if isinstance(verdict, Refusal):
+        return Excluded(client=client, reason=verdict.reason, detail=verdict.detail)
+    return Accepted(
+        client=client,
+        update=update.digest,
+        delta=update.delta,
+        num_examples=verdict.num_examples,
+        weight=verdict.num_examples,
+        norm=verdict.norm,
+        clipped=verdict.clipped,
+        metrics=update.metrics,
+        seconds=update.seconds,
+    )
+
+
+def _admit(work: Work, gate: Gate, client: str, update: Update, arrivals: Mapping[str, datetime]) -> Admitted | Refusal:
+    late = (arrivals[client] - work.deadline).total_seconds() if client in arrivals else 0
+    if late > 0:
+        return Refusal(ExclusionReason.LATE, f"arrived {late:.0f} s after the deadline")
+    claim = Claim(
+        client=update.client,
+        training=update.training,
+        version=update.version,
+        round=update.round,
+        attempt=update.attempt,
+        base_model=update.base_model,
+        num_examples=update.num_examples,
+        data_schema=update.data_schema,
+    )
+    if refusal := gate.check_claim(client, claim):
+        return refusal
     try:
-        delta = get_tensors(trainings.store, update.delta)
-    except (CorruptError, NotFoundError) as error:
-        return Excluded(client=client, reason=ExclusionReason.CORRUPT, detail=str(error))
-    if refusal := inspect_update(delta, update.num_examples, model):
-        return Excluded(client=client, reason=refusal.reason, detail=refusal.detail)
-    return Accepted(client=client, delta=update.delta, num_examples=update.num_examples, metrics=update.metrics)
+        return gate.admit(client, claim, get_bytes(work.store, update.delta, gate.max_bytes))
+    except TooLargeError as error:
+        return Refusal(ExclusionReason.TOO_LARGE, str(error))
+    except _UNREADABLE as error:
+        return Refusal(ExclusionReason.CORRUPT, str(error))
 
 
-def _belongs(update: Update, plan: Attempt) -> bool:
-    """Whether an update was made for this attempt, from the model that it distributed."""
-    made_for = (update.training, update.version, update.attempt, update.round, update.base_model)
-    return made_for == (plan.training, plan.version, plan.number, plan.round, plan.base_model)
+def _because(excluded: Sequence[Excluded]) -> ClosedBecause:
+    reasons = {client.reason for client in excluded}
+    if reasons & _CUT_OFF:
+        return ClosedBecause.DEADLINE
+    if ExclusionReason.NOT_NEEDED in reasons:
+        return ClosedBecause.TARGET_REACHED
+    return ClosedBecause.TASKS_ENDED if ExclusionReason.NO_UPDATE in reasons else ClosedBecause.ALL_ANSWERED
 
 
-def _require_quorum(trainings: TrainingStore, plan: Attempt, closing: Closing) -> None:
-    if len(closing.accepted) >= plan.settings.min_clients:
+def _require_quorum(work: Work, closing: Closing) -> None:
+    plan, accepted = work.plan, len(closing.accepted)
+    unmet = f"min_clients={plan.settings.min_clients}" if accepted < plan.settings.min_clients else ""
+    if not unmet and plan.settings.aggregation is not Rule.MEAN:
+        unmet = precondition(plan.settings.aggregation, accepted, plan.settings.attackers) or ""
+    if not unmet:
         return
+    sys.stdout.write(f"{exclusions(closing.excluded)}\n")
     reasons = Counter(excluded.reason.value for excluded in closing.excluded)
     counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     example = f" ({closing.excluded[0].client}: {closing.excluded[0].detail})" if closing.excluded else ""
-    failed = Failed(
-        reason=f"{len(closing.accepted)} of {len(plan.cohort)} clients delivered, "
-        f"min_clients={plan.settings.min_clients}: {counted}{example}"
-    )
-    trainings.fail_attempt(plan.ref, failed)
+    reason = f"{accepted} of {len(plan.cohort)} clients delivered, {unmet}"
+    failed = Failed(reason=f"{reason}: {counted}{example}" if counted else reason)
+    work.trainings.fail_attempt(work.ref, failed)
     raise QuorumError(
         f"round {plan.round} of {plan.training} failed, {plan.base_version} stays current: {failed.reason}"
     )
 
 
-def _aggregate(trainings: TrainingStore, plan: Attempt, closing: Closing) -> Aggregate:
-    store = trainings.store
+def _aggregate(work: Work, closing: Closing) -> Aggregate:
+    plan, store = work.plan, work.store
     weights = get_tensors(store, plan.base_model)
     state = get_tensors(store, plan.base_server_state) if plan.base_server_state else None
-    mean = weighted_mean(_updates(store, closing))
+    mean, counted = _combine(work, closing)
+    _require_finite(work, [f"the aggregate's {name}" for name in non_finite(mean)])
     new_weights, new_state = apply_update(plan.settings, weights, mean, state)
     # A state that overflowed would make the next model NaN.
-    if bad := non_finite(new_weights) or [f"server state {name}" for name in non_finite(new_state)]:
-        trainings.fail_attempt(plan.ref, Failed(reason=f"NaN or infinity in {', '.join(bad)}"))
-        raise NonFiniteModelError(
-            f"round {plan.round} of {plan.training} failed, {plan.base_version} stays current: there is "
-            f"NaN or infinity in {', '.join(bad)}; a smaller server_learning_rate may help"
-        )
+    _require_finite(work, [*non_finite(new_weights), *(f"server state {name}" for name in non_finite(new_state))])
     return Aggregate(
-        model=put_tensors(store, new_weights), server_state=put_tensors(store, new_state), runtime=server_runtime()
+        model=put_tensors(store, new_weights),
+        server_state=put_tensors(store, new_state),
+        counted=counted,
+        runtime=server_runtime(),
     )
 
 
-def _updates(store: Store, closing: Closing) -> Iterator[ClientUpdate]:
+def _combine(work: Work, closing: Closing) -> tuple[Tensors, list[str]]:
+    """Make one update of the accepted ones; also say whose it is made of."""
+    how, clients = work.plan.settings, [update.client for update in closing.accepted]
+    if how.aggregation is Rule.MEAN:
+        return weighted_mean(_updates(work, closing)), clients
+    mean, chosen = robust_mean(how.aggregation, how.attackers, (update.delta for update in _updates(work, closing)))
+    return mean, [clients[index] for index in chosen]
+
+
+def _updates(work: Work, closing: Closing) -> Iterator[Weighted]:
     for update in closing.accepted:
-        delta = get_tensors(store, update.delta)
-        yield ClientUpdate(update.client, delta, update.num_examples, update.metrics)
+        delta = get_tensors(work.store, update.delta)
+        yield Weighted(clip(delta, update.norm, work.plan.settings.clip_norm), update.weight)
+
+
+def _require_finite(work: Work, bad: Sequence[str]) -> None:
+    if bad:
+        plan = work.plan
+        work.trainings.fail_attempt(work.ref, Failed(reason=f"NaN or infinity in {', '.join(bad)}"))
+        raise NonFiniteModelError(
+            f"round {plan.round} of {plan.training} failed, {plan.base_version} stays current: there is "
+            f"NaN or infinity in {', '.join(bad)}; a smaller server_learning_rate or clip_norm may help"
+        )

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fededge.core.cohorts import batch_clients, sample_cohort
 from fededge.core.seeds import Purpose, derive_seed
 from fededge.core.tensors import Tensors, signature
-from fededge.errors import ConflictError, InputError, NotFoundError, WorkloadError
+from fededge.errors import ConflictError, InputError, LeaseError, NotFoundError, RoundError, WorkloadError
 from fededge.events import emit
-from fededge.records import Attempt, Training, Version
+from fededge.records import Attempt, AttemptRef, SittingRef, Training, Version
 from fededge.settings import TRAINING_WIDE, Placement, RoundSettings
-from fededge.steps.running import running
+from fededge.steps.running import release, running
 from fededge.store import keys, open_store
 from fededge.store.blobs import get_bytes, put_tensors
+from fededge.store.leases import HOLDER, Leases
 from fededge.store.trainings import TrainingStore
-from fededge.workloads import Workload, load_workload
+from fededge.workloads import Workload, code_digest, load_workload
 
 
 class Distribution(NamedTuple):
     """What the rest of the round needs.
 
     Attributes:
-      attempt: names the attempt.
-      plan: for each batch its name and placement, all strings: `{"batch": "digits/v4/1/b000", "data_claim": …}`.
+      attempt: names the attempt, and this run's lease.
+      plan: for each batch its name and placement, all strings: `{"batch": "digits/v4/1/7/b000", "data_claim": …}`.
     """
 
     attempt: str
@@ -41,8 +44,9 @@ def distribute_model(
     max_batches: int,
     settings: Mapping[str, Any],
     placement: Mapping[str, Any],
+    run: str,
 ) -> Distribution:
-    """Open a round, or find the open one.
+    """Open a round, or find the open one, and hold the training for this run.
 
     Args:
       store: as in `open_store`.
@@ -53,6 +57,7 @@ def distribute_model(
       max_batches: more batches are refused; 0 for no limit.
       settings: of `RoundSettings`.
       placement: of `Placement`.
+      run: names this run.
     """
     with running("distribute", training):
         how, where = RoundSettings.parse(**settings), Placement.parse(**placement)
@@ -64,8 +69,16 @@ def distribute_model(
         trainings = TrainingStore(open_store(store), training)
         workload = load_workload(how.workload)
         population = _population(workload, how)
-        _begin(trainings, how, workload, initial_model)
-        attempt = _open(trainings, how, population, base_version)
+        token = _acquire(trainings, how, os.environ.get(HOLDER) or f"run {run}")
+        try:
+            _begin(trainings, how, workload, initial_model)
+            trainings.fence(token)
+            attempt = _open(trainings, how, workload, population, base_version)
+            sitting = SittingRef(attempt=attempt.ref, token=token)
+            trainings.begin_sitting(sitting)
+        except BaseException:
+            release(trainings, token)
+            raise
         emit(
             "opened",
             "distribute",
@@ -75,8 +88,23 @@ def distribute_model(
             clients=len(attempt.cohort),
             detail=f"{len(attempt.batches)} batch{'es' * (len(attempt.batches) > 1)} from {attempt.base_version}",
         )
-        plan = [{"batch": f"{attempt.ref}/{batch}", **where.model_dump()} for batch in attempt.batches]
-        return Distribution(str(attempt.ref), plan)
+        plan = [{"batch": f"{sitting}/{batch}", **where.model_dump()} for batch in attempt.batches]
+        return Distribution(str(sitting), plan)
+
+
+def _acquire(trainings: TrainingStore, how: RoundSettings, holder: str) -> int:
+    """Hold the training until the round can be over.
+
+    Raises:
+      LeaseError: another run works on it, or garbage is being collected.
+    """
+    end = trainings.store.now() + timedelta(seconds=how.deadline_s + how.finish_s)
+    token = trainings.lease.acquire(holder, end)
+    # Each of the two writes its own mark before it looks for the other's, so one of them sees it.
+    if Leases(trainings.store, "", keys.COLLECTING).active():
+        release(trainings, token)
+        raise LeaseError(f"garbage of {trainings.store.url} is being collected: run again in some minutes")
+    return token
 
 
 def _population(workload: Workload, how: RoundSettings) -> Sequence[str]:
@@ -130,16 +158,21 @@ def _create(trainings: TrainingStore, how: RoundSettings, workload: Workload, in
         version=keys.version_name(0, branch=0),
         round=0,
         parent=None,
+        parent_manifest=None,
         attempt=0,
         model=digest,
         server_state=None,
         signature=signature(weights),
         settings=how,
+        because=None,
         accepted=[],
         excluded=[],
+        repeats=[],
+        counted=[],
         metric=workload.metric,
         metrics={},
         data_schema={},
+        documents={keys.training(trainings.name): training.digest},
         runtime=learner.runtime(),
     )
     return trainings.create(training, initial)
@@ -163,7 +196,9 @@ def _suffix(data: bytes) -> str:
     return ".h5" if data.startswith(b"\x89HDF") else ".safetensors"
 
 
-def _open(trainings: TrainingStore, how: RoundSettings, population: Sequence[str], base_version: str) -> Attempt:
+def _open(
+    trainings: TrainingStore, how: RoundSettings, workload: Workload, population: Sequence[str], base_version: str
+) -> Attempt:
     """Find the round's open attempt, or open the next."""
     pointer = trainings.head().pointer
     if base_version not in ("current", pointer.version):
@@ -174,28 +209,65 @@ def _open(trainings: TrainingStore, how: RoundSettings, population: Sequence[str
     base = trainings.version(pointer.version)
     version = keys.version_name(base.round + 1, pointer.branch)
     past = trainings.attempts(version)
+    ours = _plan(trainings, base, version, len(past) + 1, how, workload, population)
     if past and not trainings.failed(past[-1]):
-        return _resume(trainings.attempt(past[-1]), how)
-    return trainings.open_attempt(_plan(trainings, base, version, len(past) + 1, how, population))
+        return _resume(trainings.attempt(past[-1]), ours)
+    if len(past) >= how.max_attempts:
+        raise RoundError(_given_up(trainings, base.round + 1, past))
+    return trainings.open_attempt(ours)
 
 
-def _resume(attempt: Attempt, how: RoundSettings) -> Attempt:
-    for name, ours in how:
-        theirs = getattr(attempt.settings, name)
-        if theirs != ours:
-            raise InputError(
-                f"round {attempt.round} of {attempt.training} was cut short with {name}={theirs}, not {ours}: "
-                "finish it with the same settings first"
-            )
-    return attempt
+def _given_up(trainings: TrainingStore, round_number: int, past: Sequence[AttemptRef]) -> str:
+    failed = trainings.failed(past[-1])
+    return (
+        f"round {round_number} of {trainings.name} has failed {len(past)} times, the last time because "
+        f"{failed.reason if failed else 'it was given up'}; see `fededge rounds show {trainings.name}`, mend the cause "
+        "and raise max_attempts"
+    )
+
+
+def _resume(theirs: Attempt, ours: Attempt) -> Attempt:
+    """Go on with an attempt that was cut short.
+
+    Raises:
+      InputError: something that decides the result is not as it was.
+    """
+    if difference := _difference(theirs, ours):
+        raise InputError(
+            f"round {theirs.round} of {theirs.training} was cut short with {difference}: finish it as it was begun, or "
+            f"give it up with `fededge rounds abandon {theirs.training}`"
+        )
+    return theirs
+
+
+def _difference(theirs: Attempt, ours: Attempt) -> str:
+    """Name what two attempts at the same round do not share; empty if nothing."""
+    for name, value in ours.settings:
+        if (before := getattr(theirs.settings, name)) != value:
+            return f"{name}={before}, not {value}"
+    if theirs.code != ours.code:
+        return f"other code of the workload {ours.settings.workload}"
+    there, here = theirs.runtime, ours.runtime
+    versions = {**there.libraries, "fededge": there.fededge, "python": there.python}
+    for name, version in {**here.libraries, "fededge": here.fededge, "python": here.python}.items():
+        if versions.get(name) != version:
+            return f"an image with {name} {versions.get(name)}, not {version}"
+    return "an image with other packages" if there.packages != here.packages else ""
 
 
 def _plan(
-    trainings: TrainingStore, base: Version, version: str, number: int, how: RoundSettings, population: Sequence[str]
+    trainings: TrainingStore,
+    base: Version,
+    version: str,
+    number: int,
+    how: RoundSettings,
+    workload: Workload,
+    population: Sequence[str],
 ) -> Attempt:
     round_number = base.round + 1
     seed = derive_seed(how.seed, Purpose.COHORT, round_number)
-    cohort = sample_cohort(population, how.clients_per_round, seed)
+    size = 0 if how.cohort_size == how.clients else how.cohort_size
+    cohort = sample_cohort(population, size, seed, number)
     batches = batch_clients(cohort, how.clients_per_pod)
     return Attempt(
         training=trainings.name,
@@ -207,4 +279,7 @@ def _plan(
         base_server_state=base.server_state,
         settings=how,
         batches={f"b{i:03d}": clients for i, clients in enumerate(batches)},
+        data_schema=base.data_schema,
+        code=code_digest(how.workload),
+        runtime=workload.learner().runtime(),
     )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
-from fededge.errors import RoundError, WorkloadError
+from fededge.errors import NonFiniteModelError, RoundError, WorkloadError
 from fededge.events import emit
-from fededge.records import Evaluation
+from fededge.records import Evaluation, Failed
 from fededge.reports.learning_curve import Point, learning_curve
-from fededge.steps.running import open_attempt, running
+from fededge.steps.running import Work, working
 from fededge.store.blobs import get_tensors
-from fededge.store.trainings import TrainingStore
 from fededge.workloads import load_workload
 
 
@@ -24,15 +24,16 @@ def evaluate_model(store: str, attempt: str, model: str, curve_path: str) -> dic
       curve_path: where to write the learning curve, HTML.
 
     Returns:
-      The metrics by name, the workload's own among them.
+      The metrics by name, the workload's own among them; those that are not finite left out.
+
+    Raises:
+      NonFiniteModelError: the workload's own metric is not finite; the current version stays.
     """
-    with running("evaluate"):
-        trainings, plan = open_attempt(store, attempt)
-        measured = trainings.evaluation(plan.ref) or trainings.put_evaluation(
-            plan.ref, _measure(trainings, plan.settings.workload, model)
-        )
+    with working("evaluate", store, attempt) as work:
+        trainings, plan = work.trainings, work.plan
+        measured = trainings.evaluation(work.ref) or trainings.put_evaluation(work.ref, _measure(work, model))
         if measured.model != model:
-            raise RoundError(f"attempt {attempt} has measured {measured.model}, not {model}; run the round again")
+            raise RoundError(f"attempt {plan.ref} has measured {measured.model}, not {model}; run the round again")
         value = measured.metrics[measured.metric]
         emit("evaluated", "evaluate", training=plan.training, round=plan.round, metric=measured.metric, value=value)
         past = [Point(v.round, v.metrics) for v in trainings.lineage(plan.base_version) if v.metrics]
@@ -41,19 +42,31 @@ def evaluate_model(store: str, attempt: str, model: str, curve_path: str) -> dic
         return measured.metrics
 
 
-def _measure(trainings: TrainingStore, workload_name: str, model: str) -> Evaluation:
-    workload = load_workload(workload_name)
+def _measure(work: Work, model: str) -> Evaluation:
+    name = work.plan.settings.workload
+    workload = load_workload(name)
     examples = workload.test_data()
-    metrics = workload.learner().evaluate(get_tensors(trainings.store, model), examples)
+    metrics = workload.learner().evaluate(get_tensors(work.store, model), examples)
     if workload.metric not in metrics:
         raise WorkloadError(
-            f"workload {workload_name} names the metric {workload.metric}, "
-            f"and its learner measures {', '.join(metrics)}"
+            f"workload {name} names the metric {workload.metric}, and its learner measures {', '.join(metrics)}"
         )
+    _require_finite(work, workload.metric, metrics[workload.metric])
     return Evaluation(
         model=model,
         metric=workload.metric,
-        metrics=dict(metrics),
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         num_examples=len(examples),
         data_schema=examples.schema(),
     )
+
+
+def _require_finite(work: Work, metric: str, value: float) -> None:
+    """Give up a model that is finite, and so large that what it predicts is not."""
+    if not math.isfinite(value):
+        plan = work.plan
+        work.trainings.fail_attempt(work.ref, Failed(reason=f"the new model's {metric} is {value}"))
+        raise NonFiniteModelError(
+            f"round {plan.round} of {plan.training} failed, {plan.base_version} stays current: the new model's "
+            f"{metric} is {value}; a smaller learning rate or clip_norm may help"
+        )

@@ -3,17 +3,58 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from fededge.errors import FedEdgeError, RoundError
 from fededge.events import emit
-from fededge.records import Attempt, AttemptRef
-from fededge.store import open_store
+from fededge.records import Attempt, AttemptRef, SittingRef
+from fededge.store import Store, open_store
 from fededge.store.trainings import TrainingStore
 
 _LINE_LENGTH = 300
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step works on.
+
+    Attributes:
+      trainings: the training's documents.
+      plan: the attempt.
+      token: of the lease under which this run works.
+      deadline: when the round stops waiting for its clients, by the store's clock.
+    """
+
+    trainings: TrainingStore
+    plan: Attempt
+    token: int
+    deadline: datetime
+
+    @property
+    def store(self) -> Store:
+        return self.trainings.store
+
+    @property
+    def ref(self) -> AttemptRef:
+        return self.plan.ref
+
+    def renew(self) -> None:
+        """Hold the training until the deadline and the time for finishing are over.
+
+        Raises:
+          LeaseError: another run has taken over; this step must not go on.
+        """
+        self.trainings.lease.renew(self.token, lease_end(self.trainings.store.now(), self.deadline, self.plan))
+
+
+def lease_end(now: datetime, deadline: datetime, plan: Attempt) -> datetime:
+    return max(now, deadline) + timedelta(seconds=plan.settings.finish_s)
 
 
 @contextlib.contextmanager
@@ -22,7 +63,8 @@ def running(phase: str, training: str = "") -> Iterator[None]:
     begun = time.monotonic()
     emit("started", phase, training=training)
     try:
-        yield
+        with _terminable():
+            yield
     except FedEdgeError as error:
         emit("failed", phase, training=training, ok=False, detail=str(error), exit_code=error.exit_code)
         sys.stderr.write(f"error: {error}\n")
@@ -33,20 +75,57 @@ def running(phase: str, training: str = "") -> Iterator[None]:
     emit("finished", phase, training=training, seconds=round(time.monotonic() - begun, 3))
 
 
+@contextlib.contextmanager
+def working(phase: str, store: str, sitting: str, *, last: bool = False) -> Iterator[Work]:
+    """Do a step's work under the run's lease, which it renews; a step that fails or is the last one ends it.
+
+    Raises:
+      RoundError: the attempt was given up; its late steps must not go on.
+      LeaseError: another run has taken over.
+    """
+    with running(phase):
+        work = open_work(store, sitting)
+        try:
+            yield work
+        except BaseException:
+            release(work.trainings, work.token)
+            raise
+        if last:
+            release(work.trainings, work.token)
+
+
+def open_work(store: str, sitting: str) -> Work:
+    """Find what a step was told to work on, and renew the lease."""
+    ref = SittingRef.parse(sitting)
+    trainings = TrainingStore(open_store(store), ref.attempt.training)
+    if failed := trainings.failed(ref.attempt):
+        raise RoundError(f"attempt {ref.attempt} has failed ({failed.reason}); run again to open the next one")
+    plan = trainings.attempt(ref.attempt)
+    work = Work(trainings, plan, ref.token, trainings.deadline(ref, plan.settings.deadline_s))
+    work.renew()
+    return work
+
+
+def release(trainings: TrainingStore, token: int) -> None:
+    """Let the next run begin at once. A lease that cannot be ended now ends by itself."""
+    with contextlib.suppress(FedEdgeError):
+        trainings.lease.release(token)
+
+
 def in_a_line(error: Exception) -> str:
     """Tell what kind of error it is and its last line, which is where frameworks put the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"[:_LINE_LENGTH]
 
 
-def open_attempt(store: str, attempt: str) -> tuple[TrainingStore, Attempt]:
-    """Find the attempt that a step was told to work on.
-
-    Raises:
-      RoundError: it was given up; its late steps must not go on.
-    """
-    ref = AttemptRef.parse(attempt)
-    trainings = TrainingStore(open_store(store), ref.training)
-    if failed := trainings.failed(ref):
-        raise RoundError(f"attempt {ref} has failed ({failed.reason}); run again to open the next one")
-    return trainings, trainings.attempt(ref)
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Have SIGTERM, which is how Kubernetes ends a pod, raise inside, so that the lease is released."""
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import signal
 import time
 import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 from fededge.core.seeds import Purpose, derive_seed
 from fededge.core.tensors import Tensors
 from fededge.core.updates import ExclusionReason
-from fededge.errors import InputError, StoreError, UpdateError
+from fededge.errors import CorruptError, InputError, LeaseError, NotFoundError, StoreError, UpdateError
 from fededge.events import emit
-from fededge.learners import ClientSeeds, Learner
-from fededge.records import Attempt, Failure, Update
-from fededge.steps.running import in_a_line, open_attempt, running
-from fededge.store.blobs import get_tensors, put_tensors
-from fededge.store.trainings import TrainingStore
+from fededge.learners import ClientSeeds, Examples, Learner
+from fededge.records import AttemptRef, Digest, Failure, Update, digest_of
+from fededge.settings import LocalTraining
+from fededge.steps.running import Work, in_a_line, working
+from fededge.store.blobs import get_bytes, get_tensors, put_tensors
 from fededge.workloads import Workload, load_workload
+
+
+class _TimeUpError(BaseException):
+    """The deadline has come. No `Exception`, so that a workload that bears everything does not bear this."""
 
 
 def train_clients(store: str, batch: str) -> dict[str, int | str]:
     """Train a batch of clients.
 
-    A client that fails is reported and the others go on: in Kubeflow one failed iteration would fail the loop. Only
-    a store that fails ends the step, because then nothing can be reported either.
+    A client that fails is reported and the others go on: in Kubeflow one failed iteration would fail the loop. At
+    the round's deadline the step reports who is not done, and ends. Only a store that fails, or another run that
+    has taken over, makes the step fail, because then nothing can be reported either.
 
     Args:
       store: as in `open_store`.
@@ -31,29 +42,85 @@ def train_clients(store: str, batch: str) -> dict[str, int | str]:
     Returns:
       The batch's name and how many clients `delivered` and `failed`; the reports themselves are in the store.
     """
-    with running("train"):
-        attempt, _, name = batch.rpartition("/")
-        trainings, plan = open_attempt(store, attempt)
-        if name not in plan.batches:
+    attempt, _, name = batch.rpartition("/")
+    with working("train", store, attempt) as work:
+        if name not in work.plan.batches:
             raise InputError(f"attempt {attempt} has no batch {name}")
-        workload = load_workload(plan.settings.workload)
-        learner = workload.learner()
-        weights = get_tensors(trainings.store, plan.base_model)
-        clients = plan.batches[name]
-        delivered = sum(_deliver(trainings, plan, client, workload, learner, weights) for client in clients)
+        trainer = _Trainer(work)
+        clients = work.plan.batches[name]
+        answered: dict[str, bool] = {}
+        try:
+            with _until(work):
+                for client in clients:
+                    answered[client] = _answer(trainer, client)
+        except _TimeUpError:
+            for client in clients[len(answered) :]:
+                answered[client] = _late(trainer, client)
+        delivered = sum(answered.values())
         return {"batch": batch, "delivered": delivered, "failed": len(clients) - delivered}
 
 
-def _deliver(
-    trainings: TrainingStore, plan: Attempt, client: str, workload: Workload, learner: Learner, weights: Tensors
-) -> bool:
+@dataclass(frozen=True)
+class _Trainer:
+    """What the clients of a batch share; made when the first of them needs it."""
+
+    work: Work
+
+    @cached_property
+    def workload(self) -> Workload:
+        return load_workload(self.work.plan.settings.workload)
+
+    @cached_property
+    def learner(self) -> Learner:
+        return self.workload.learner()
+
+    @cached_property
+    def weights(self) -> Tensors:
+        return get_tensors(self.work.store, self.work.plan.base_model)
+
+    @cached_property
+    def earlier(self) -> list[AttemptRef]:
+        """The attempts at this round that failed before this one, the newest first."""
+        plan = self.work.plan
+        if plan.number == 1:
+            return []
+        return [ref for ref in self.work.trainings.attempts(plan.version) if ref.number < plan.number][::-1]
+
+
+@contextlib.contextmanager
+def _until(work: Work) -> Iterator[None]:
+    """Raise `_TimeUpError` inside at the deadline.
+
+    The signal is handled between two instructions of Python: a library call that does not come back is not ended by
+    it, but by the pod's own time limit.
+    """
+    left = (work.deadline - work.store.now()).total_seconds()
+    if left <= 0:
+        raise _TimeUpError
+    before = signal.signal(signal.SIGALRM, _time_up)
+    signal.setitimer(signal.ITIMER_REAL, left)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _time_up(*_: object) -> None:
+    raise _TimeUpError
+
+
+def _answer(trainer: _Trainer, client: str) -> bool:
     """Train one client unless its update is there, and say whether it delivered."""
     begun = time.monotonic()
-    if trainings.update(plan.ref, client):
-        _tell(plan, client, begun, ok=True)
+    work = trainer.work
+    if work.trainings.update(work.ref, client):
+        _tell(work, client, begun)
         return True
+    if _target_reached(work):
+        return _fail(work, Failure(client=client, reason=ExclusionReason.NOT_NEEDED, detail="the target was reached"))
     try:
-        update = _train(trainings, plan, client, workload, learner, weights, begun)
+        update = _train(trainer, client, begun)
     except StoreError:
         raise
     except UpdateError as error:
@@ -62,30 +129,56 @@ def _deliver(
         traceback.print_exc()
         failure = Failure(client=client, reason=ExclusionReason.TRAINING_FAILED, detail=in_a_line(error))
     else:
-        trainings.deliver(plan.ref, update)
-        _tell(plan, client, begun, ok=True)
+        return _deliver(work, update, begun)
+    return _fail(work, failure, begun)
+
+
+def _deliver(work: Work, update: Update, begun: float) -> bool:
+    """Record an update, unless the round is over or another run's."""
+    if work.trainings.closing(work.ref):
+        raise LeaseError(f"round {work.plan.round} is closed; what {update.client} trained is stale, and dropped")
+    kept = work.trainings.deliver(work.ref, update)
+    again = "" if kept.delta == update.delta else "delivered before, and something else: the first one counts"
+    _tell(work, update.client, begun, detail=again)
+    return True
+
+
+def _late(trainer: _Trainer, client: str) -> bool:
+    work = trainer.work
+    if work.trainings.update(work.ref, client):
         return True
-    trainings.report_failure(plan.ref, failure)
-    _tell(plan, client, begun, ok=False, detail=f"{failure.reason}: {failure.detail}")
+    seconds = work.plan.settings.deadline_s
+    return _fail(work, Failure(client=client, reason=ExclusionReason.DEADLINE, detail=f"not done after {seconds} s"))
+
+
+def _fail(work: Work, failure: Failure, begun: float | None = None) -> bool:
+    work.trainings.report_failure(work.ref, failure)
+    begun = time.monotonic() if begun is None else begun
+    _tell(work, failure.client, begun, ok=False, detail=f"{failure.reason}: {failure.detail}")
     return False
 
 
-def _train(
-    trainings: TrainingStore,
-    plan: Attempt,
-    client: str,
-    workload: Workload,
-    learner: Learner,
-    weights: Tensors,
-    begun: float,
-) -> Update:
+def _target_reached(work: Work) -> bool:
+    how = work.plan.settings
+    return how.close_at_target and len(work.trainings.arrivals(work.ref)) >= how.target
+
+
+def _train(trainer: _Trainer, client: str, begun: float) -> Update:
+    work, plan = trainer.work, trainer.work.plan
     how = plan.settings
-    examples = workload.train_data(client, how.clients)
+    examples = trainer.workload.train_data(client, how.clients)
+    if plan.data_schema not in ({}, schema := examples.schema()):
+        raise UpdateError(
+            ExclusionReason.WRONG_SCHEMA, f"the data are {schema}, those of {plan.base_version} were {plan.data_schema}"
+        )
     seeds = ClientSeeds(
         shuffle=derive_seed(how.seed, Purpose.SHUFFLE, plan.round, client),
         dropout=derive_seed(how.seed, Purpose.DROPOUT, plan.round, client),
     )
-    trained = learner.train(client, weights, examples, how, seeds)
+    digest = _work_digest(trainer, client, examples, seeds)
+    if earlier := _find_earlier(trainer, client, digest):
+        return earlier.model_copy(update={"attempt": plan.number, "reused_from": earlier.attempt})
+    trained = trainer.learner.train(client, trainer.weights, examples, how, seeds)
     return Update(
         training=plan.training,
         version=plan.version,
@@ -93,16 +186,52 @@ def _train(
         round=plan.round,
         client=client,
         base_model=plan.base_model,
-        delta=put_tensors(trainings.store, trained.delta),
+        delta=put_tensors(work.store, trained.delta),
         num_examples=trained.num_examples,
         metrics=dict(trained.metrics),
+        data_schema=examples.schema(),
         seconds=round(time.monotonic() - begun, 3),
-        runtime=learner.runtime(),
+        work=digest,
+        runtime=trainer.learner.runtime(),
     )
 
 
-def _tell(plan: Attempt, client: str, begun: float, *, ok: bool, detail: str = "") -> None:
+def _work_digest(trainer: _Trainer, client: str, examples: Examples, seeds: ClientSeeds) -> Digest:
+    """Digest everything that decides what a client learns."""
+    plan = trainer.work.plan
+    decisive = {
+        "base_model": plan.base_model,
+        "client": client,
+        "seeds": [seeds.shuffle, seeds.dropout],
+        "how": {name: getattr(plan.settings, name) for name in LocalTraining.model_fields},
+        "workload": plan.settings.workload,
+        "code": plan.code,
+        "examples": examples.digest(),
+        "runtime": trainer.learner.runtime().model_dump(),
+    }
+    return digest_of(json.dumps(decisive, sort_keys=True).encode())
+
+
+def _find_earlier(trainer: _Trainer, client: str, digest: Digest) -> Update | None:
+    """Find the update that a failed attempt at this round has of the very same work."""
+    for ref in trainer.earlier:
+        update = trainer.work.trainings.update(ref, client)
+        if update and update.work == digest and _is_whole(trainer.work, update):
+            return update
+    return None
+
+
+def _is_whole(work: Work, update: Update) -> bool:
+    try:
+        get_bytes(work.store, update.delta)
+    except (CorruptError, NotFoundError):
+        return False
+    return True
+
+
+def _tell(work: Work, client: str, begun: float, *, ok: bool = True, detail: str = "") -> None:
     seconds = round(time.monotonic() - begun, 3)
+    plan = work.plan
     emit(
         "client",
         "train",

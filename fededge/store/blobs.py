@@ -21,15 +21,16 @@ def put_bytes(store: Store, data: bytes) -> Digest:
     return digest
 
 
-def get_bytes(store: Store, digest: Digest) -> bytes:
+def get_bytes(store: Store, digest: Digest, limit: int | None = None) -> bytes:
     """Read bytes and check them against their digest.
 
     Raises:
       NotFoundError: there is no such blob.
+      TooLargeError: the blob has more bytes than `limit`.
       CorruptError: the blob is truncated or altered.
     """
     key = keys.blob(digest)
-    data = store.get(key).data
+    data = store.get(key, limit).data
     if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
         raise CorruptError(f"{key} in {store.url} is damaged ({len(data)} bytes); restore it from a backup")
     return data
@@ -39,14 +40,15 @@ def put_tensors(store: Store, tensors: Tensors) -> Digest:
     return put_bytes(store, safetensors.numpy.save(tensors))
 
 
-def get_tensors(store: Store, digest: Digest) -> Tensors:
+def get_tensors(store: Store, digest: Digest, limit: int | None = None) -> Tensors:
     """Read tensors.
 
     Raises:
       NotFoundError: there is no such blob.
+      TooLargeError: the blob has more bytes than `limit`.
       CorruptError: the blob is truncated, altered, or holds no tensors.
     """
-    return decode_tensors(get_bytes(store, digest), keys.blob(digest))
+    return decode_tensors(get_bytes(store, digest, limit), keys.blob(digest))
 
 
 def decode_tensors(data: bytes, name: str) -> Tensors:

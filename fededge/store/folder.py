@@ -10,17 +10,19 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fededge.errors import ConflictError, ExistsError, NotFoundError, StoreUnavailableError
-from fededge.store.port import Tagged
+from fededge.errors import ConflictError, ExistsError, NotFoundError, StoreUnavailableError, TooLargeError
+from fededge.store.port import Entry, Store, Tagged
 
 _LOCK = ".lock"
-_OURS = re.compile(r"\.lock|\.writing-[0-9a-f]{32}")  # files that are no values; no key ends like this
+_WRITING = re.compile(r"\.writing-[0-9a-f]{32}")
+_OURS = re.compile(rf"\.lock|{_WRITING.pattern}")  # files that are no values; no key ends like this
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
-class FolderStore:
+class FolderStore(Store):
     """Writes to a file beside the key, syncs it, and links or renames it into place."""
 
     def __init__(self, root: Path) -> None:
@@ -36,12 +38,18 @@ class FolderStore:
             os.link(temporary, linked)  # not every file system can
             linked.unlink()
 
-    def get(self, key: str) -> Tagged:
+    def now(self) -> datetime:
+        with self._trouble(), self._written(self._root / "now", b"") as temporary:
+            return _written_at(temporary.stat())
+
+    def get(self, key: str, limit: int | None = None) -> Tagged:
         with self._trouble():
             try:
-                data = self._path(key).read_bytes()
+                data = _read(self._path(key), limit)
             except _ABSENT as error:
                 raise NotFoundError(f"no {key} in {self.url}") from error
+        if data is None:
+            raise TooLargeError(f"{key} in {self.url} has more than {limit} bytes")
         return Tagged(data, hashlib.sha256(data).hexdigest())
 
     def create(self, key: str, data: bytes) -> None:
@@ -50,7 +58,7 @@ class FolderStore:
             try:
                 os.link(temporary, path)
             except FileExistsError:
-                if path.read_bytes() != data:
+                if _read(path, len(data)) != data:
                     raise ExistsError(f"{key} is already in {self.url}") from None
             _sync_folder(path.parent)
 
@@ -73,11 +81,22 @@ class FolderStore:
                 path.unlink(missing_ok=True)
                 _sync_folder(path.parent)
 
-    def keys(self, prefix: str) -> list[str]:
+    def entries(self, prefix: str) -> list[Entry]:
         with self._trouble():
-            walk = list(os.walk(self._path(prefix), onerror=_raise_unless_absent))
-        folders = ((Path(folder).relative_to(self._root), names) for folder, _, names in walk)
-        return sorted((folder / n).as_posix() for folder, names in folders for n in names if not _OURS.fullmatch(n))
+            return sorted(
+                Entry(path.relative_to(self._root).as_posix(), status.st_size, _written_at(status))
+                for path, status in _files(self._path(prefix))
+                if not _OURS.fullmatch(path.name)
+            )
+
+    def sweep(self, older_than: timedelta) -> int:
+        end = self.now() - older_than
+        with self._trouble():
+            unfinished = ((path, status) for path, status in _files(self._root) if _WRITING.fullmatch(path.name))
+            stale = [path for path, status in unfinished if _written_at(status) <= end]
+            for path in stale:
+                path.unlink(missing_ok=True)
+        return len(stale)
 
     def _path(self, key: str) -> Path:
         return self._root / key
@@ -115,6 +134,29 @@ def _remedy(error: OSError) -> str:
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return "is no folder: choose another with --store"
     return f"failed: {error.strerror or error}"
+
+
+def _read(path: Path, limit: int | None = None) -> bytes | None:
+    """Read a file, or nothing of one that has more bytes than the limit."""
+    with path.open("rb") as file:
+        if limit is not None and os.fstat(file.fileno()).st_size > limit:
+            return None
+        return file.read()  # it has its last size: files are written before they get the name of a key
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Walk all files below a folder but those that go away meanwhile."""
+    for place, _, names in os.walk(folder, onerror=_raise_unless_absent):
+        for path in (Path(place, name) for name in names):
+            try:
+                status = path.stat()
+            except _ABSENT:
+                continue
+            yield path, status
+
+
+def _written_at(status: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(status.st_mtime, UTC)
 
 
 def _raise_unless_absent(error: OSError) -> None:

@@ -3,19 +3,25 @@
 blobs/sha256/ab/abcd…                           tensors, by content
 trainings/<training>/training.json
 trainings/<training>/current.json               the pointer
+trainings/<training>/lease.json
 trainings/<training>/versions/<version>.json
+trainings/<training>/forgotten/<client>.json
 trainings/<training>/rounds/<version>/<attempt>/attempt.json
+                                               /sittings/<token>.json
                                                /updates/<client>.json
+                                               /repeats/<client>.json
                                                /failures/<client>.json
                                                /closing.json
                                                /aggregate.json
                                                /evaluation.json
                                                /failed.json
+collecting.json                                 the lease of garbage collection
 """
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from fededge.errors import InputError
@@ -24,9 +30,16 @@ from fededge.records import AttemptRef, Digest
 _TRAINING = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"v(0|[1-9][0-9]*)(-b([1-9][0-9]*))?")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_IN_TRAINING = re.compile(rf"trainings/({_TRAINING.pattern})/.+")
+_IN_ATTEMPT = re.compile(
+    rf"trainings/({_TRAINING.pattern})/rounds/({_VERSION.pattern})/([0-9]{{4,}})/(?:([a-z]+)/)?([^/]+)\.json"
+)
+_BLOB = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 _CLIENT_BYTES = 80  # quoted three to one, a client's key still fits a file name
 
 TRAININGS = "trainings/"
+BLOBS = "blobs/"
+COLLECTING = "collecting.json"
 
 
 def training_folder(training: str) -> str:
@@ -44,6 +57,10 @@ def training(name: str) -> str:
 
 def pointer(training: str) -> str:
     return f"{training_folder(training)}current.json"
+
+
+def lease(training: str) -> str:
+    return f"{training_folder(training)}lease.json"
 
 
 def version_folder(training: str) -> str:
@@ -67,6 +84,30 @@ def version_round(version: str) -> int:
     return int(match[1])
 
 
+def version_branch(version: str) -> int:
+    """Return how many rollbacks there had been when a version was made."""
+    version_round(version)
+    return int(version.partition("-b")[2] or 0)
+
+
+def training_of(key: str) -> str | None:
+    """Return the training that a key belongs to, if it is one's."""
+    match = _IN_TRAINING.fullmatch(key)
+    return match[1] if match else None
+
+
+def forgotten_folder(training: str) -> str:
+    return f"{training_folder(training)}forgotten/"
+
+
+def forgotten(training: str, client: str) -> str:
+    return f"{forgotten_folder(training)}{_client(client)}.json"
+
+
+def rounds_folder(training: str) -> str:
+    return f"{training_folder(training)}rounds/"
+
+
 def round_folder(training: str, version: str) -> str:
     version_round(version)
     return f"{training_folder(training)}rounds/{version}/"
@@ -80,12 +121,56 @@ def attempt(ref: AttemptRef) -> str:
     return f"{attempt_folder(ref)}attempt.json"
 
 
+class Place(NamedTuple):
+    """What a key of an attempt is for.
+
+    Attributes:
+      folder: `updates`, `repeats`, `failures` or `sittings`; empty for a document of the attempt itself.
+      name: the document's; of a client's, the client.
+    """
+
+    ref: AttemptRef
+    folder: str
+    name: str
+
+
+def place(key: str) -> Place | None:
+    """Tell what a key of an attempt is for; None for any other key, and for one that is not made here."""
+    match = _IN_ATTEMPT.fullmatch(key)
+    if not match:
+        return None
+    training, _, version, _, _, number, folder, name = match.groups()
+    found = Place(AttemptRef(training=training, version=version, number=int(number)), folder or "", unquote(name))
+    try:
+        name = quote(found.name, safe="") if folder == "sittings" or not folder else _client(found.name)
+    except InputError:
+        return None
+    made = f"{attempt_folder(found.ref)}{f'{folder}/' if folder else ''}{name}.json"
+    return found if made == key else None
+
+
+def sitting_folder(ref: AttemptRef) -> str:
+    return f"{attempt_folder(ref)}sittings/"
+
+
+def sitting(ref: AttemptRef, token: int) -> str:
+    return f"{sitting_folder(ref)}{token:09d}.json"
+
+
 def update_folder(ref: AttemptRef) -> str:
     return f"{attempt_folder(ref)}updates/"
 
 
 def update(ref: AttemptRef, client: str) -> str:
     return f"{update_folder(ref)}{_client(client)}.json"
+
+
+def repeat_folder(ref: AttemptRef) -> str:
+    return f"{attempt_folder(ref)}repeats/"
+
+
+def repeat(ref: AttemptRef, client: str) -> str:
+    return f"{repeat_folder(ref)}{_client(client)}.json"
 
 
 def failure_folder(ref: AttemptRef) -> str:
@@ -122,6 +207,16 @@ def blob(digest: Digest) -> str:
     if not match:
         raise InputError(f"{digest!r} is no digest; digests look like sha256: and 64 hexadecimal digits")
     return f"blobs/sha256/{match[1][:2]}/{match[1]}"
+
+
+def is_digest(text: str) -> bool:
+    return bool(_DIGEST.fullmatch(text))
+
+
+def digest_of_blob(key: str) -> Digest | None:
+    """Return the digest of the bytes that must be at a blob's key; None for any other key."""
+    match = _BLOB.fullmatch(key)
+    return f"sha256:{match[2]}" if match else None
 
 
 def _client(client: str) -> str:

@@ -16,35 +16,41 @@ import re
 import ssl
 import uuid
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from io import BytesIO
+from typing import Any, NamedTuple, Self
 from xml.etree.ElementTree import ParseError
 
 import certifi
+import minio.time
 import urllib3
 from minio import Minio
+from minio.datatypes import Object
 from minio.error import MinioException, S3Error
 from urllib3 import BaseHTTPResponse, exceptions
 
-from fededge.errors import ConflictError, ExistsError, InputError, NotFoundError, SetupError, StoreUnavailableError
-from fededge.store.port import Tagged
+from fededge.errors import (
+    ConflictError,
+    ExistsError,
+    InputError,
+    NotFoundError,
+    SetupError,
+    StoreUnavailableError,
+    TooLargeError,
+)
+from fededge.store.port import Entry, Store, Tagged
 
 _ENDPOINT = re.compile(r"(https?)://([\w.:\[\]-]+)")
 _TIMEOUT = urllib3.Timeout(connect=2, read=30)  # seconds without an answer, or without progress
-_RETRIES = urllib3.Retry(
-    total=4,  # an endpoint that is away is given up after some 4 s, or 14 s where packets vanish
-    other=0,  # TLS that is refused once is refused again
-    redirect=0,  # a signature is good for one host only
-    status_forcelist=(500, 502, 503, 504),
-    backoff_factor=0.3,
-    respect_retry_after_header=False,
-    raise_on_redirect=False,
-    raise_on_status=False,
-)
+_BUSY = frozenset((408, 429, 500, 502, 503, 504))
 # S3 answers 409 while another conditional write of the key is under way; who won is known a moment later.
-_WRITE_RETRIES = _RETRIES.new(status_forcelist=(409, 500, 502, 503, 504))
+_WRITE_BUSY = _BUSY | {409}
 _URL_LIFE = timedelta(hours=1)  # bears the clock skew that S3 bears
+_SKEW = timedelta(minutes=15)
+_ONE_CLOCK = timedelta(minutes=1)  # what two clocks of one server may differ by
 _CONNECTIONS = 32
+_CUT_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 _CLUSTER = "on a cluster in the ConfigMap or the Secret `fededge` of manifests/base/store.yaml"
 _CREDENTIALS = f"refuses the credentials ({{code}}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, {_CLUSTER}"
@@ -52,6 +58,10 @@ _DENIED = "denies these credentials the bucket {bucket} ({code}): let them get, 
 _FULL = "has no space or quota left ({code}): free some and run again; what was written is kept"
 _REGION = "has the bucket {bucket} in another region ({code}): set AWS_REGION, and AWS_ENDPOINT_URL to match"
 _CLOCK = "finds this machine's clock wrong ({code}): set it"
+_CLOCKS = (
+    "dates its answers and its objects by two clocks ({code}), and no deadline could be kept: set the clocks of the "
+    "server and of the proxy before it"
+)
 _UNCONDITIONAL = (
     "ignores If-None-Match or If-Match ({code}), and runs would overwrite each other: use another, or a newer one"
 )
@@ -89,15 +99,57 @@ for _module in ("connection", "connectionpool", "poolmanager", "util.retry"):  #
     logging.getLogger(f"urllib3.{_module}").addFilter(_hides_signature)
 
 
-class S3Store:
+class _Retry(urllib3.Retry):
+    """Does not ask again where TLS was refused, as with a certificate that is not trusted."""
+
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: BaseHTTPResponse | None = None,
+        error: Exception | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Self:
+        if isinstance(error, exceptions.SSLError) and not isinstance(error.args[0], _CUT_OFF):
+            pool: Any = kwargs.get("_pool")
+            raise exceptions.MaxRetryError(pool, url, error) from error
+        return super().increment(method, url, response, error, *args, **kwargs)
+
+
+# Waits 0, 0.5, 1, 2 … s, and some more at random, lest all devices come back at once: an endpoint that is away is given
+# up after half a minute, or a whole one where packets vanish.
+_PATIENT = _Retry(
+    total=7,
+    redirect=0,  # a signature is good for one host only
+    status_forcelist=_BUSY,
+    backoff_factor=0.25,
+    backoff_jitter=1,
+    respect_retry_after_header=False,
+    raise_on_redirect=False,
+    raise_on_status=False,
+)
+_HURRIED = _PATIENT.new(total=4, backoff_jitter=0.5)  # some 4 s, for who waits to be told that a setting is wrong
+
+
+class _Way(NamedTuple):
+    """A way to the server; `client` goes it too, with the same retries."""
+
+    client: Minio
+    http: urllib3.PoolManager
+    retries: urllib3.Retry
+
+
+class S3Store(Store):
     """Writes each value as one object, with one conditional PUT."""
 
-    def __init__(self, client: Minio, http: urllib3.PoolManager, endpoint: str, bucket: str, prefix: str) -> None:
-        self._client = client
-        self._http = http  # the one that `client` uses
+    def __init__(self, endpoint: str, bucket: str, prefix: str, way: _Way, hurried: _Way) -> None:
         self._endpoint = endpoint
         self._bucket = bucket
+        self._prefix = prefix
         self._folder = f"{prefix}/" if prefix else ""
+        self._way = way
+        self._hurried = hurried
 
     @classmethod
     def from_environment(cls, url: str) -> S3Store:
@@ -111,10 +163,10 @@ class S3Store:
           InputError: the URL names no bucket, or one that cannot be.
         """
         endpoint = _variable("AWS_ENDPOINT_URL").rstrip("/")
-        http = _pool(endpoint)
-        client = _client(endpoint, http)
+        context = _context(endpoint)
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        store = cls(client, http, endpoint, bucket, prefix.strip("/"))
+        patient, hurried = (_way(endpoint, context, retries) for retries in (_PATIENT, _HURRIED))
+        store = cls(endpoint, bucket, prefix.strip("/"), patient, hurried)
         try:
             store._presigned("GET", "check")
         except ValueError as error:
@@ -126,24 +178,42 @@ class S3Store:
         return f"s3://{self._bucket}/{self._folder}".rstrip("/")
 
     def check(self) -> None:
+        S3Store(self._endpoint, self._bucket, self._prefix, self._hurried, self._hurried)._try()
+
+    def _try(self) -> None:
         key = f"check/{uuid.uuid4().hex}"
         self.create(key, b"first")
         try:
             if not self._keeps_conditions(key):
                 raise self._trouble_with(_UNCONDITIONAL, "tried")
-            if key not in self.keys("check/"):
+            dates = [entry.written_at for entry in self.entries("check/") if entry.key == key]
+            if not dates:
                 raise self._trouble_with(_FOREIGN, "a new object is not listed")
+            if abs(self.now() - dates[0]) > _ONE_CLOCK:
+                raise self._trouble_with(_CLOCKS, f"{dates[0]} is not now")
         finally:
             self.delete(key)
 
-    def get(self, key: str) -> Tagged:
-        response = self._send("GET", key)
+    def now(self) -> datetime:
+        response, _ = self._send("GET", "now")  # any answer has a date, also that there is no such key
+        code = None if response.status == 200 else _code(response)
+        if response.status != 200 and code != "NoSuchKey":
+            raise self._refusal(response, code)
+        date = _date(response)
+        if date is None:
+            raise self._trouble_with(_FOREIGN, "no Date")
+        return date
+
+    def get(self, key: str, limit: int | None = None) -> Tagged:
+        response, data = self._send("GET", key, limit=limit)
         if response.status != 200:
             code = _code(response)
             if code == "NoSuchKey":
                 raise NotFoundError(f"no {key} in {self.url}")
-            raise self._refusal(response.status, code)
-        return Tagged(response.data, self._tag(response))
+            raise self._refusal(response, code)
+        if data is None:
+            raise TooLargeError(f"{key} in {self.url} has more than {limit} bytes")
+        return Tagged(data, self._tag(response))
 
     def create(self, key: str, data: bytes) -> None:
         if not self._write(key, data, {"If-None-Match": "*"}):
@@ -155,12 +225,15 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         with self._trouble():
-            self._client.remove_object(self._bucket, self._name(key))
+            self._way.client.remove_object(self._bucket, self._name(key))
 
-    def keys(self, prefix: str) -> list[str]:
+    def entries(self, prefix: str) -> list[Entry]:
         with self._trouble():
-            found = self._client.list_objects(self._bucket, prefix=self._name(prefix), recursive=True)
-            return sorted(item.object_name.removeprefix(self._folder) for item in found)
+            found = self._way.client.list_objects(self._bucket, prefix=self._name(prefix), recursive=True)
+            return sorted(self._entry(item) for item in found)
+
+    def sweep(self, older_than: timedelta) -> int:  # noqa: ARG002 - a PUT leaves all or nothing
+        return 0
 
     def _name(self, key: str) -> str:
         return f"{self._folder}{key}"
@@ -170,16 +243,16 @@ class S3Store:
 
         A write whose answer was lost is sent again and then fails its own condition, hence the look at what is there.
         """
-        response = self._send("PUT", key, data, condition)
+        response, _ = self._send("PUT", key, data, condition)
         if response.status == 200:
             self._tag(response)
             return True
         code = _code(response)
         if response.status not in (409, 412) and code != "NoSuchKey":
-            raise self._refusal(response.status, code)
+            raise self._refusal(response, code)
         try:
-            return self.get(key).data == data
-        except NotFoundError:
+            return self.get(key, len(data)).data == data
+        except (NotFoundError, TooLargeError):
             return False
 
     def _keeps_conditions(self, key: str) -> bool:
@@ -197,21 +270,40 @@ class S3Store:
         return False
 
     def _presigned(self, method: str, key: str) -> str:
-        return self._client.get_presigned_url(method, self._bucket, self._name(key), expires=_URL_LIFE)
+        return self._way.client.get_presigned_url(method, self._bucket, self._name(key), expires=_URL_LIFE)
 
     def _send(
-        self, method: str, key: str, data: bytes | None = None, condition: dict[str, str] | None = None
-    ) -> BaseHTTPResponse:
+        self,
+        method: str,
+        key: str,
+        data: bytes | None = None,
+        condition: dict[str, str] | None = None,
+        limit: int | None = None,
+    ) -> tuple[BaseHTTPResponse, bytes | None]:
+        """Return an answer and, if it has no more bytes than the limit, what is in it.
+
+        The library asks again when the way to an answer's head is broken; here it is told of what breaks after that.
+        """
         url = self._presigned(method, key)
+        headers = (condition or {}) | _description(data)
+        retries = self._way.retries.new(status_forcelist=_BUSY if data is None else _WRITE_BUSY)
         with self._trouble():
-            if data is None:
-                return self._http.urlopen(method, url, retries=_RETRIES)
-            digest = hashlib.md5(data, usedforsecurity=False).digest()
-            headers = {"Content-Length": str(len(data)), "Content-MD5": base64.b64encode(digest).decode()}
-            # Sent in blocks, as a file: the time limit is then on each block, not on all of a slow upload.
-            return self._http.urlopen(
-                method, url, body=BytesIO(data), headers=headers | (condition or {}), retries=_WRITE_RETRIES
-            )
+            while True:
+                # Sent in blocks, as a file: the time limit is then on each block, not on all of a slow upload.
+                body = None if data is None else BytesIO(data)
+                response = self._way.http.urlopen(
+                    method, url, body=body, headers=headers, retries=retries, preload_content=False
+                )
+                try:
+                    return response, _content(response, limit)
+                except exceptions.HTTPError as error:
+                    retries = (response.retries or retries).increment(method, url, error=error)
+                    retries.sleep()
+
+    def _entry(self, item: Object) -> Entry:
+        if item.object_name is None or item.size is None or item.last_modified is None:
+            raise ValueError("an object without name, size or date")
+        return Entry(item.object_name.removeprefix(self._folder), item.size, item.last_modified)
 
     def _tag(self, response: BaseHTTPResponse) -> str:
         tag = response.headers.get("ETag")
@@ -219,9 +311,13 @@ class S3Store:
             raise self._trouble_with(_FOREIGN, "no ETag")
         return tag.strip('"')  # Ceph compares what is sent with an etag without quotes; S3 takes both
 
-    def _refusal(self, status: int, code: str | None) -> StoreUnavailableError:
+    def _refusal(self, response: BaseHTTPResponse, code: str | None) -> StoreUnavailableError:
+        status = response.status
         other = _FAILED if code or status >= 500 else _FOREIGN
         remedy = _REMEDIES.get(code or "") or _REMEDIES.get(status, other)
+        date = _date(response)
+        if remedy == _DENIED and date and abs(date - minio.time.utcnow()) > _SKEW:
+            remedy = _CLOCK  # a URL that was signed by a clock far behind is denied as one that has expired
         return self._trouble_with(remedy, code if code and code.isalnum() else f"HTTP {status}")
 
     def _trouble_with(self, remedy: str, code: str) -> StoreUnavailableError:
@@ -236,11 +332,33 @@ class S3Store:
         try:
             yield
         except S3Error as error:
-            raise self._refusal(error.response.status, error.code) from None
+            raise self._refusal(error.response, error.code) from None
         except exceptions.HTTPError as error:
             raise self._trouble_with(*_broken(error)) from None
         except (MinioException, ParseError, ValueError):
             raise self._trouble_with(_FOREIGN, "no S3 document") from None
+
+
+def _description(data: bytes | None) -> dict[str, str]:
+    if data is None:
+        return {}
+    digest = hashlib.md5(data, usedforsecurity=False).digest()
+    return {"Content-Length": str(len(data)), "Content-MD5": base64.b64encode(digest).decode()}
+
+
+def _content(response: BaseHTTPResponse, limit: int | None) -> bytes | None:
+    """Read a value, or nothing of one that has more bytes than the limit."""
+    if response.status != 200:
+        response.read(cache_content=True)  # for `_code`
+        if response.status == 400 and _code(response) == "RequestTimeout":  # S3's word for an upload that stalled
+            raise exceptions.TimeoutError
+        return b""
+    if limit is None:
+        return response.read()
+    if (response.length_remaining or 0) <= limit and len(data := response.read(limit + 1)) <= limit:
+        return data
+    response.close()  # what is left is not worth reading for the connection's sake
+    return None
 
 
 def _broken(error: exceptions.HTTPError) -> tuple[str, str]:
@@ -250,7 +368,16 @@ def _broken(error: exceptions.HTTPError) -> tuple[str, str]:
     root = cause.__cause__ or (nested[-1] if nested else cause)
     if isinstance(root, ssl.SSLCertVerificationError):
         return _UNTRUSTED, root.verify_message
+    if isinstance(root, exceptions.ResponseError):
+        return _FAILED, str(root)
     return _SILENT, getattr(root, "strerror", None) or type(root).__name__
+
+
+def _date(response: BaseHTTPResponse) -> datetime | None:
+    try:
+        return parsedate_to_datetime(response.headers.get("Date", "")).astimezone(UTC)
+    except ValueError:
+        return None
 
 
 def _code(response: BaseHTTPResponse) -> str | None:
@@ -268,15 +395,21 @@ def _variable(name: str) -> str:
     return value
 
 
-def _pool(endpoint: str) -> urllib3.PoolManager:
+def _context(endpoint: str) -> ssl.SSLContext | None:
     if not endpoint.startswith("https://"):
-        return urllib3.PoolManager(maxsize=_CONNECTIONS, timeout=_TIMEOUT, retries=_RETRIES)
+        return None
     bundle = os.environ.get("AWS_CA_BUNDLE", "").strip() or certifi.where()
     try:
-        context = ssl.create_default_context(cafile=bundle)
+        return ssl.create_default_context(cafile=bundle)
     except OSError as error:
         raise SetupError(f"AWS_CA_BUNDLE: {bundle} is no readable PEM file of certificates") from error
-    return urllib3.PoolManager(maxsize=_CONNECTIONS, timeout=_TIMEOUT, retries=_RETRIES, ssl_context=context)
+
+
+def _way(endpoint: str, context: ssl.SSLContext | None, retries: urllib3.Retry) -> _Way:
+    # The client takes the page of a gateway that fails for a foreign server; it must not see it.
+    failing = retries.new(raise_on_status=True)
+    http = urllib3.PoolManager(maxsize=_CONNECTIONS, timeout=_TIMEOUT, retries=failing, ssl_context=context)
+    return _Way(_client(endpoint, http), http, retries)
 
 
 def _client(endpoint: str, http: urllib3.PoolManager) -> Minio:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import NamedTuple, TypeVar
 
-from fededge.errors import ConflictError, ExistsError, InputError, NotFoundError
+from fededge.errors import ConflictError, CorruptError, ExistsError, InputError, LeaseError, NotFoundError
 from fededge.records import (
     Aggregate,
     Attempt,
@@ -14,22 +15,36 @@ from fededge.records import (
     Evaluation,
     Failed,
     Failure,
+    Forgotten,
     Pointer,
     Record,
+    Repeat,
+    Rollback,
+    Sitting,
+    SittingRef,
     Training,
     Update,
     Version,
 )
 from fededge.store import keys
+from fededge.store.leases import Leases
 from fededge.store.port import Store
 
 R = TypeVar("R", bound=Record)
+
+_OWN_LIMIT = 2**30  # bytes of a document that the server wrote; a manifest names a million clients in fewer
+_CLIENT_LIMIT = 2**20  # of one that a client wrote
 
 
 def training_names(store: Store) -> list[str]:
     """List the trainings of a store, by name."""
     found = (key.split("/") for key in store.keys(keys.TRAININGS))
     return sorted({parts[1] for parts in found if parts[2:] == ["training.json"]})
+
+
+def training_folders(store: Store) -> list[str]:
+    """List the trainings of a store with those whose start was cut short, by name."""
+    return sorted({name for key in store.keys(keys.TRAININGS) if (name := keys.training_of(key))})
 
 
 class Head(NamedTuple):
@@ -45,6 +60,7 @@ class TrainingStore:
     def __init__(self, store: Store, name: str) -> None:
         self.store = store
         self.name = name
+        self.lease = Leases(store, name)
 
     def create(self, training: Training, initial: Version) -> Training:
         """Begin a training with its version 0, or return the one that has begun already.
@@ -58,8 +74,8 @@ class TrainingStore:
             training = self.training()
         if training.initial_model != initial.model:
             raise ConflictError(f"training {self.name} began with another model; choose another name")
-        self._create_or_keep(keys.version(self.name, initial.version), initial)
-        self._create_or_keep(keys.pointer(self.name), Pointer(version=initial.version))
+        kept = self._create_or_keep(keys.version(self.name, initial.version), initial)
+        self._create_or_keep(keys.pointer(self.name), Pointer(version=kept.version, manifest=kept.digest))
         return training
 
     def training(self) -> Training:
@@ -80,10 +96,17 @@ class TrainingStore:
 
         Raises:
           NotFoundError: there is no such version, or no such training.
+          CorruptError: it is not the one that was published.
         """
-        name = self.head().pointer.version if version == "current" else version
+        pointer = self.head().pointer
+        name = pointer.version if version == "current" else version
         try:
-            return self._get(Version, keys.version(self.name, name))
+            manifest = self._get(Version, keys.version(self.name, name))
+            if name == pointer.version and manifest.digest != pointer.manifest:
+                raise CorruptError(
+                    f"{self.name} {name} is not the version that was published; restore it from a backup"
+                )
+            return manifest
         except NotFoundError as error:
             raise NotFoundError(
                 f"training {self.name} has no version {name}: `fededge versions list {self.name}` shows them"
@@ -102,32 +125,57 @@ class TrainingStore:
             yield manifest
             name = manifest.parent
 
-    def publish(self, manifest: Version) -> Version:
+    def fence(self, token: int) -> None:
+        """Have the pointer refuse whoever holds an older lease.
+
+        Raises:
+          LeaseError: a newer one has been here.
+        """
+        while True:
+            head = self.head()
+            self._require_token(head.pointer, token)
+            if head.pointer.token == token:
+                return
+            try:
+                self._move(head, token=token)
+            except ConflictError:
+                continue
+
+    def publish(self, manifest: Version, token: int) -> Version:
         """Make a version current, after everything it names is durable.
 
         Args:
           manifest: its parent must be the current version.
+          token: of the lease.
 
         Returns:
-          The manifest that is in the store: this one, or that of an earlier try with the same model.
+          The manifest that is in the store: this one, or that of an earlier try or attempt. The first one written
+          stands, and is published if its writer did not get to it.
 
         Raises:
-          ConflictError: another run has published meanwhile.
+          ConflictError: the pointer was moved meanwhile.
+          LeaseError: another run has taken over.
         """
-        head = self.head()
-        if head.pointer.version not in (manifest.version, manifest.parent):
-            raise ConflictError(
-                f"{self.name} is at {head.pointer.version} and no longer at {manifest.parent}: another run or a "
-                "rollback moved it; start the round again"
-            )
-        kept = self._create_or_keep(keys.version(self.name, manifest.version), manifest)
-        if (kept.model, kept.attempt) != (manifest.model, manifest.attempt):
-            raise ConflictError(f"{self.name} {manifest.version} was published by another run; this one is dropped")
-        if head.pointer.version == manifest.version:
+        while True:
+            head = self.head()
+            self._require_token(head.pointer, token)
+            if head.pointer.version not in (manifest.version, manifest.parent):
+                raise ConflictError(
+                    f"{self.name} is at {head.pointer.version} and no longer at {manifest.parent}: another run or a "
+                    "rollback moved it; start the round again"
+                )
+            kept = self._create_or_keep(keys.version(self.name, manifest.version), manifest)
+            if head.pointer.version == manifest.version:
+                if (kept.model, kept.attempt) != (manifest.model, manifest.attempt):
+                    raise ConflictError(
+                        f"{self.name} {manifest.version} was published by another run; this one is dropped"
+                    )
+                return kept
+            try:
+                self._move(head, version=kept.version, manifest=kept.digest)
+            except ConflictError:
+                continue
             return kept
-        moved = head.pointer.model_copy(update={"version": manifest.version})
-        self.store.replace(keys.pointer(self.name), moved.dump(), head.tag)
-        return kept
 
     def rollback(self, version: str) -> Pointer:
         """Make an earlier version current. Later versions stay; going on makes a branch beside them.
@@ -145,9 +193,13 @@ class TrainingStore:
                 f"{version} is not an ancestor of the current version, {head.pointer.version}, and a rollback only "
                 "goes back: `fededge versions export` still writes its model"
             )
-        moved = Pointer(version=target.version, branch=head.pointer.branch + 1)
-        self.store.replace(keys.pointer(self.name), moved.dump(), head.tag)
-        return moved
+        return self._move(
+            head,
+            version=target.version,
+            manifest=target.digest,
+            branch=head.pointer.branch + 1,
+            rollbacks=[*head.pointer.rollbacks, Rollback(left=head.pointer.version, to=target.version)],
+        )
 
     def attempts(self, version: str) -> list[AttemptRef]:
         """List the attempts at a version, oldest first."""
@@ -168,18 +220,55 @@ class TrainingStore:
     def failed(self, ref: AttemptRef) -> Failed | None:
         return self._find(Failed, keys.failed(ref))
 
+    def begin_sitting(self, sitting: SittingRef) -> None:
+        """Record that a run begins to work on an attempt, and how much of the time for its clients is used up.
+
+        What earlier sittings used is the time from their beginning to the last that was heard of them.
+        """
+        spent = 0.0
+        if past := self.store.entries(keys.sitting_folder(sitting.attempt)):
+            last = max(entry.written_at for entry in self.store.entries(keys.attempt_folder(sitting.attempt)))
+            spent = self._get(Sitting, past[-1].key).spent_s + (last - past[-1].written_at).total_seconds()
+        self._create_or_keep(keys.sitting(sitting.attempt, sitting.token), Sitting(spent_s=spent))
+
+    def deadline(self, sitting: SittingRef, seconds: int) -> datetime:
+        """Return when a round stops waiting for its clients, by the store's clock.
+
+        Args:
+          sitting: that was begun.
+          seconds: from the opening of the attempt, not counting the time between sittings.
+        """
+        key = keys.sitting(sitting.attempt, sitting.token)
+        begun = next(e.written_at for e in self.store.entries(keys.sitting_folder(sitting.attempt)) if e.key == key)
+        return begun + timedelta(seconds=seconds - self._get(Sitting, key).spent_s)
+
     def deliver(self, ref: AttemptRef, update: Update) -> Update:
-        """Record a client's update. The first one counts; a later one is dropped."""
-        return self._create_or_keep(keys.update(ref, update.client), update)
+        """Record a client's update. The first one counts; later other ones are noted and never used."""
+        kept = self._create_or_keep(keys.update(ref, update.client), update)
+        if (kept.delta, kept.num_examples) != (update.delta, update.num_examples):
+            repeat = Repeat(client=update.client, kept=kept.delta, dropped=update.delta)
+            self._create_or_keep(keys.repeat(ref, update.client), repeat)
+        return kept
 
     def update(self, ref: AttemptRef, client: str) -> Update | None:
-        return self._find(Update, keys.update(ref, client))
+        return self._find(Update, keys.update(ref, client), _CLIENT_LIMIT)
+
+    def arrivals(self, ref: AttemptRef) -> dict[str, datetime]:
+        """Say when each client's update was written, by the store's clock."""
+        return {keys.client_of(entry.key): entry.written_at for entry in self.store.entries(keys.update_folder(ref))}
+
+    def repeats(self, ref: AttemptRef) -> list[str]:
+        """List the clients that delivered again, with other bytes."""
+        return [keys.client_of(key) for key in self.store.keys(keys.repeat_folder(ref))]
+
+    def repeated(self, ref: AttemptRef, client: str) -> Repeat | None:
+        return self._find(Repeat, keys.repeat(ref, client), _CLIENT_LIMIT)
 
     def report_failure(self, ref: AttemptRef, failure: Failure) -> None:
         self._create_or_keep(keys.failure(ref, failure.client), failure)
 
     def failure(self, ref: AttemptRef, client: str) -> Failure | None:
-        return self._find(Failure, keys.failure(ref, client))
+        return self._find(Failure, keys.failure(ref, client), _CLIENT_LIMIT)
 
     def close(self, ref: AttemptRef, closing: Closing) -> Closing:
         """Record which updates count; if the round is closed already, return that record."""
@@ -200,12 +289,26 @@ class TrainingStore:
     def evaluation(self, ref: AttemptRef) -> Evaluation | None:
         return self._find(Evaluation, keys.evaluation(ref))
 
-    def _get(self, kind: type[R], key: str) -> R:
-        return kind.load(self.store.get(key).data, key)
+    def forgotten(self) -> dict[str, Forgotten]:
+        """Read what was deleted on a client's request, by client."""
+        found = [self._get(Forgotten, key) for key in self.store.keys(keys.forgotten_folder(self.name))]
+        return {forgotten.client: forgotten for forgotten in found}
 
-    def _find(self, kind: type[R], key: str) -> R | None:
+    def _require_token(self, pointer: Pointer, token: int) -> None:
+        if pointer.token > token:
+            raise LeaseError(f"another run has taken over training {self.name}; this one publishes nothing any more")
+
+    def _move(self, head: Head, **changes: object) -> Pointer:
+        moved = head.pointer.model_copy(update=changes)
+        self.store.replace(keys.pointer(self.name), moved.dump(), head.tag)
+        return moved
+
+    def _get(self, kind: type[R], key: str, limit: int = _OWN_LIMIT) -> R:
+        return kind.load(self.store.get(key, limit).data, key)
+
+    def _find(self, kind: type[R], key: str, limit: int = _OWN_LIMIT) -> R | None:
         try:
-            return self._get(kind, key)
+            return self._get(kind, key, limit)
         except NotFoundError:
             return None
 

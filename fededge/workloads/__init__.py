@@ -10,8 +10,9 @@ from typing import Protocol, runtime_checkable
 
 from fededge.errors import SetupError, WorkloadError
 from fededge.learners import Examples, Learner
+from fededge.records import Digest, digest_of
 
-__all__ = ["BUILT_IN", "Workload", "data_folder", "import_path", "load_workload"]
+__all__ = ["BUILT_IN", "Workload", "code_digest", "data_folder", "import_path", "load_workload"]
 
 BUILT_IN = {
     "digits": "fededge.workloads.digits:workload",
@@ -78,6 +79,12 @@ def load_workload(name: str) -> Workload:
     if not isinstance(workload, Workload):
         raise WorkloadError(f"workload {name}: {attribute} lacks what fededge.workloads.Workload names")
     return workload
+
+
+def code_digest(name: str) -> Digest:
+    """Digest the source of a workload's module; not of what that imports, which the image pins."""
+    module = importlib.import_module(import_path(name)[0])
+    return digest_of(Path(module.__file__).read_bytes() if module.__file__ else b"")
 
 
 def import_path(name: str) -> tuple[str, str]:

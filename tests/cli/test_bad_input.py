@@ -199,7 +199,7 @@ def test_a_working_folder_that_may_not_be_written(public: Path) -> None:
     assert ".fededge" in error_line(done, SETUP)
 
 
-NEWER = {"format": 2, "invention": {}}
+NEWER = {"format": 3, "invention": {}}
 
 
 def _damage(store: Store, key: str, content: bytes) -> None:
@@ -225,7 +225,7 @@ def test_a_manifest_of_a_newer_format(fededge: Command, damaged: Store, command:
         _damage(damaged, keys.version("digits", version), json.dumps(NEWER).encode())
     before = snapshot(Path(damaged.url))
     line = fededge.fails(errors.FormatError.exit_code, "versions", *command, "--store", damaged.url)
-    assert "has format 2 and this FedEdge reads up to 1: upgrade FedEdge" in line
+    assert "has format 3 and this FedEdge reads format 2: upgrade FedEdge" in line
     assert snapshot(Path(damaged.url)) == before
 
 
@@ -238,7 +238,7 @@ def test_a_pointer_of_a_newer_format(fededge: Command, damaged: Store, command: 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"null", b"[]", b"{}", b'{"format": "new"}', b'{"format": 1}', b'{"format": 1, "version": 3}', b"\xff"],
+    [b"", b"{", b"null", b"[]", b"{}", b'{"format": "new"}', b'{"format": 2}', b'{"format": 2, "version": 3}', b"\xff"],
     ids=repr,
 )
 @pytest.mark.parametrize("key", [keys.pointer("digits"), keys.version("digits", "v2-b1")], ids=["pointer", "manifest"])

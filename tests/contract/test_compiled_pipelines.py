@@ -134,7 +134,7 @@ def test_an_input_is_the_setting_of_its_name(pipeline: Compiled, setting: str) -
 
 
 def _kfp_type(field: FieldInfo) -> str:
-    return {int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE"}.get(field.annotation, "STRING")  # type: ignore[call-overload, no-any-return]
+    return {int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", bool: "BOOLEAN"}.get(field.annotation, "STRING")  # type: ignore[call-overload, no-any-return]
 
 
 def test_the_defaults_are_valid_together(pipeline: Compiled) -> None:
@@ -267,7 +267,7 @@ def _plan(store: Path, training: str = "digits", **placement: str) -> Plan:
     settings = {**RoundSettings().model_dump(mode="json"), "workload": "tests.steps.tiny:workload"}
     where = {**Placement().model_dump(), **placement}
     # kfp's local runner hands numbers over as floats.
-    done = distribute_model(str(store), training, "current", "", 100, {**settings, "clients": 12.0}, where)
+    done = distribute_model(str(store), training, "current", "", 100, {**settings, "clients": 12.0}, where, "a-run")
     return done.plan
 
 

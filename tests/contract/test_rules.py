@@ -192,7 +192,7 @@ def _mutations() -> Iterator[Any]:
         ("another user", compiled.users, "runAsUser: '1000'", "runAsUser: '0'"),
         ("no user", compiled.users, "securityContext:", "podMetadata:"),
         ("no deadline", compiled.deadlines, "activeDeadlineSeconds: '3600'", "activeDeadlineSeconds: '0'"),
-        ("deadline left out", compiled.deadlines, "activeDeadlineSeconds: '21600'\n", "imagePullPolicy: Always\n"),
+        ("deadline left out", compiled.deadlines, "activeDeadlineSeconds: '90000'\n", "imagePullPolicy: Always\n"),
         ("required", compiled.store_settings, "optional: true", "optional: false"),
         ("required by default", compiled.store_settings, "            optional: true\n", ""),
         ("another secret", compiled.store_settings, "secretName: fededge\n", "secretName: other\n"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 import weakref
 from collections.abc import Iterator
 from functools import reduce
@@ -11,16 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fededge.core.aggregation import NoUpdatesError, weighted_mean
-from fededge.core.updates import ClientUpdate
+from fededge.core.admission import largest_summand
+from fededge.core.aggregation import NoUpdatesError, Weighted, weighted_mean
 
 reproducible = settings(derandomize=True, deadline=None)
 finite = st.floats(-1e6, 1e6, width=32)
 
 
-def _update(num_examples: int, **delta: object) -> ClientUpdate:
-    tensors = {name: np.array(value, np.float32) for name, value in delta.items()}
-    return ClientUpdate("client", tensors, num_examples, {})
+def _update(weight: int, **delta: object) -> Weighted:
+    return Weighted({name: np.array(value, np.float32) for name, value in delta.items()}, weight)
 
 
 def _mean_of(*values: float, counts: tuple[int, ...] = ()) -> float:
@@ -42,10 +42,10 @@ def test_updates_weigh_as_much_as_their_examples() -> None:
 def test_names_shapes_and_dtype_stay() -> None:
     shapes = {"z": (2, 3), "a": (), "empty": (0, 4)}
     delta = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
-    mean = weighted_mean(ClientUpdate(client, delta, 2, {}) for client in "ab")
+    mean = weighted_mean(Weighted(delta, 2) for _ in range(2))
     assert {name: value.shape for name, value in mean.items()} == shapes
     assert list(mean) == ["z", "a", "empty"]
-    assert all(value.dtype == np.float32 for value in mean.values())
+    assert all(isinstance(value, np.ndarray) and value.dtype == np.float32 for value in mean.values())
 
 
 def test_one_update_is_its_own_mean_but_for_rounding() -> None:
@@ -124,17 +124,17 @@ class Clients:
         self.made: list[weakref.ref[np.ndarray]] = []
         self.most_alive = 0
 
-    def __iter__(self) -> Iterator[ClientUpdate]:
+    def __iter__(self) -> Iterator[Weighted]:
         for number in range(self.number):
             gc.collect(0)
             alive = sum(1 for delta in self.made if delta() is not None)
             self.most_alive = max(self.most_alive, alive)
             yield self._make(number)
 
-    def _make(self, number: int) -> ClientUpdate:
+    def _make(self, number: int) -> Weighted:
         delta = np.full(1000, number, np.float32)
         self.made.append(weakref.ref(delta))
-        return ClientUpdate(f"c{number}", {"w": delta}, 1, {})
+        return Weighted({"w": delta}, 1)
 
 
 def test_no_update_is_kept_beyond_the_next() -> None:
@@ -153,7 +153,7 @@ def test_the_watch_would_notice_updates_that_are_kept() -> None:
 def test_updates_are_asked_for_once_and_one_by_one() -> None:
     asked: list[int] = []
 
-    def updates() -> Iterator[ClientUpdate]:
+    def updates() -> Iterator[Weighted]:
         for number in range(5):
             asked.append(number)
             yield _update(1, w=number)
@@ -161,3 +161,35 @@ def test_updates_are_asked_for_once_and_one_by_one() -> None:
 
     assert weighted_mean(updates())["w"] == 2.0
     assert asked == [0, 1, 2, 3, 4]
+
+
+def _peak_of_the_mean(clients: int) -> int:
+    tracemalloc.start()
+    weighted_mean(Weighted({"w": np.full(100_000, number, np.float32)}, 1) for number in range(clients))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def test_invariant_12_aggregation_memory_does_not_grow_with_the_clients() -> None:
+    _peak_of_the_mean(3)
+    assert _peak_of_the_mean(200) < _peak_of_the_mean(3) + 100_000
+
+
+limits = np.finfo(np.float32)
+
+
+@pytest.mark.parametrize("clients", [1, 2, 3, 7, 1000])
+def test_a_cohort_of_the_largest_updates_that_are_admitted_has_a_finite_mean(clients: int) -> None:
+    largest = np.float32(largest_summand(clients))
+    if float(largest) > largest_summand(clients):
+        largest = np.nextafter(largest, np.float32(0))
+    assert float(largest) > float(limits.max) / clients * 0.9999
+    updates = [_update(1, w=[largest, -largest])] * clients
+    assert np.isfinite(weighted_mean(updates)["w"]).all()
+
+
+def test_a_finite_update_can_have_an_infinite_mean() -> None:
+    with np.errstate(over="ignore"):
+        assert np.isinf(weighted_mean([_update(2, w=limits.max)])["w"])
+        assert np.isinf(weighted_mean([_update(1, w=limits.max)] * 2)["w"])

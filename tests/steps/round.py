@@ -24,7 +24,7 @@ SETTINGS = RoundSettings(workload="tests.steps.tiny:workload", clients=4, client
 
 def distribute(store: Store, **changed: Any) -> Distribution:
     """Distribute with `SETTINGS`; `changed` are settings or the step's own arguments."""
-    own = {"base_version": "current", "initial_model": "", "max_batches": 0}
+    own = {"base_version": "current", "initial_model": "", "max_batches": 0, "run": "a-test"}
     own.update({name: changed.pop(name) for name in list(changed) if name in own})
     settings = {**SETTINGS.model_dump(), **changed}
     return distribute_model(
@@ -41,7 +41,7 @@ def run_round(store: Store, folder: Path, **changed: Any) -> str:
     folder.mkdir(exist_ok=True)
     distributed = distribute(store, **changed)
     reports = train(store, distributed)
-    model = aggregate_updates(store.url, distributed.attempt, reports)
+    model = aggregate_updates(store.url, distributed.attempt, reports).model
     evaluate_model(store.url, distributed.attempt, model, str(folder / "curve.html"))
     return version_model(
         store.url, distributed.attempt, model, str(folder / "model.json"), str(folder / "report.md")

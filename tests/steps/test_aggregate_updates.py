@@ -7,7 +7,7 @@ import pytest
 
 from fededge.core.tensors import Tensors
 from fededge.core.updates import ExclusionReason
-from fededge.errors import QuorumError
+from fededge.errors import LeaseError, QuorumError
 from fededge.records import Accepted, Update
 from fededge.steps.aggregate_updates import aggregate_updates
 from fededge.store import Store, keys
@@ -25,7 +25,7 @@ def weights_of(store: Store, digest: str) -> Tensors:
 def test_the_new_model_is_the_old_one_plus_the_weighted_mean(store: Store) -> None:
     distributed = a_round.distribute(store)
     reports = a_round.train(store, distributed)
-    digest = aggregate_updates(store.url, distributed.attempt, reports)
+    digest = aggregate_updates(store.url, distributed.attempt, reports).model
     trainings = a_round.trainings(store)
     ref = trainings.attempts("v1")[0]
     old = get_tensors(store, trainings.version().model)["0000/w"].astype(np.float64)
@@ -36,7 +36,7 @@ def test_the_new_model_is_the_old_one_plus_the_weighted_mean(store: Store) -> No
     assert total == 2 * (5 + 6 + 7 + 8)
 
 
-def test_every_exclusion_is_recorded_with_its_reason(store: Store) -> None:
+def test_invariant_11_every_exclusion_is_recorded_with_its_reason(store: Store) -> None:
     distributed = a_round.distribute(store, **FAULTY)
     aggregate_updates(store.url, distributed.attempt, a_round.train(store, distributed))
     closing = a_round.trainings(store).closing(a_round.trainings(store).attempts("v1")[0])
@@ -90,14 +90,18 @@ def test_below_the_quorum_the_round_fails_and_nothing_changes(store: Store, caps
     trainings = a_round.trainings(store)
     assert trainings.version().version == "v0"
     assert trainings.failed(trainings.attempts("v1")[0]) is not None
-    assert a_round.distribute(store, **FAULTY, min_clients=2).attempt == "tiny/v1/2"
+    assert a_round.distribute(store, **FAULTY, min_clients=2).attempt == "tiny/v1/2/2"
 
 
-def test_the_closed_round_decides_whatever_arrives_later(store: Store) -> None:
+def test_what_arrives_after_the_round_is_closed_is_refused_as_stale(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     distributed = a_round.distribute(store)
     a_round.train(store, distributed._replace(plan=distributed.plan[:1]))
     first = aggregate_updates(store.url, distributed.attempt, [])
-    a_round.train(store, distributed)
+    capsys.readouterr()
+    with a_round.refused(capsys, LeaseError.exit_code, "stale"):
+        a_round.train(store, distributed)
     store.delete(keys.aggregate(a_round.trainings(store).attempts("v1")[0]))
     assert aggregate_updates(store.url, distributed.attempt, []) == first
 
@@ -105,27 +109,27 @@ def test_the_closed_round_decides_whatever_arrives_later(store: Store) -> None:
 def test_the_order_of_arrival_does_not_matter(store: Store) -> None:
     distributed = a_round.distribute(store)
     a_round.train(store, distributed._replace(plan=distributed.plan[::-1]))
-    backwards = aggregate_updates(store.url, distributed.attempt, [])
+    backwards = aggregate_updates(store.url, distributed.attempt, []).model
     for key in store.keys(keys.attempt_folder(a_round.trainings(store).attempts("v1")[0])):
-        if not key.endswith("attempt.json"):
+        if not key.endswith("attempt.json") and "/sittings/" not in key:
             store.delete(key)
     a_round.train(store, distributed)
-    assert aggregate_updates(store.url, distributed.attempt, []) == backwards
+    assert aggregate_updates(store.url, distributed.attempt, []).model == backwards
 
 
-def test_a_model_that_is_not_finite_is_not_published(
+def test_invariant_02_no_non_finite_model_is_published(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Finite updates whose weighted sum overflows float32."""
+    """Finite updates and a finite mean, times the server's learning rate."""
     real = TinyLearner.train
 
     def huge(self: TinyLearner, *arguments: object) -> object:
         made = real(self, *arguments)  # type: ignore[arg-type]
-        full = {name: np.full_like(a, np.finfo(np.float32).max) for name, a in made.delta.items()}
+        full = {name: np.full_like(a, 1e30) for name, a in made.delta.items()}
         return type(made)(made.client, full, made.num_examples, made.metrics)
 
     monkeypatch.setattr(TinyLearner, "train", huge)
-    distributed = a_round.distribute(store)
+    distributed = a_round.distribute(store, server_learning_rate=1e30)
     reports = a_round.train(store, distributed)
     capsys.readouterr()
     with warnings.catch_warnings():
@@ -152,6 +156,84 @@ def test_a_server_state_that_is_not_finite_is_not_published(
     capsys.readouterr()
     with a_round.refused(capsys, 5, "server state", "v0 stays current"):
         aggregate_updates(store.url, distributed.attempt, reports)
+
+
+def test_a_client_that_claims_very_many_examples_does_not_take_the_model_over(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uncapped it would weigh 91 %: 100,000 against 19 with about 500 each."""
+    real = TinyLearner.train
+
+    def claim(self: TinyLearner, client: str, *arguments: object) -> object:
+        made = real(self, client, *arguments)  # type: ignore[arg-type]
+        return type(made)(client, made.delta, 100_000 if client == "p0" else 500, made.metrics)
+
+    monkeypatch.setattr(TinyLearner, "train", claim)
+    distributed = a_round.distribute(store, clients=20, clients_per_pod=20)
+    aggregate_updates(store.url, distributed.attempt, a_round.train(store, distributed))
+    closing = a_round.trainings(store).closing(a_round.trainings(store).attempts("v1")[0])
+    assert closing is not None
+    liar = closing.accepted[0]
+    assert (liar.client, liar.num_examples, liar.weight) == ("p0", 100_000, 2375)
+    assert {update.weight for update in closing.accepted[1:]} == {500}
+    assert liar.weight / sum(update.weight for update in closing.accepted) == 0.2
+
+
+@pytest.mark.parametrize(("setting", "reason"), [("max_update_norm", "NORM_TOO_LARGE"), ("clip_norm", None)])
+def test_a_large_update_is_refused_or_clipped(
+    store: Store, monkeypatch: pytest.MonkeyPatch, setting: str, reason: str | None
+) -> None:
+    real = TinyLearner.train
+
+    def large(self: TinyLearner, client: str, *arguments: object) -> object:
+        made = real(self, client, *arguments)  # type: ignore[arg-type]
+        scaled = {n: a * np.float32(1000 if client == "p7" else 1) for n, a in made.delta.items()}
+        return type(made)(client, scaled, made.num_examples, made.metrics)
+
+    monkeypatch.setattr(TinyLearner, "train", large)
+    distributed = a_round.distribute(store, **{setting: 50.0})
+    model = aggregate_updates(store.url, distributed.attempt, a_round.train(store, distributed)).model
+    closing = a_round.trainings(store).closing(a_round.trainings(store).attempts("v1")[0])
+    assert closing is not None
+    if reason:
+        assert [(e.client, e.reason) for e in closing.excluded] == [("p7", reason)]
+    else:
+        assert [update.client for update in closing.accepted if update.clipped] == ["p7"]
+        clipped = next(update for update in closing.accepted if update.clipped)
+        assert clipped.norm > 50
+        assert clipped.norm == pytest.approx(
+            float(
+                np.sqrt(sum(np.square(a, dtype=np.float64).sum() for a in get_tensors(store, clipped.delta).values()))
+            )
+        )
+    assert all(np.abs(array).max() < 50 for array in get_tensors(store, model).values())
+
+
+def test_the_component_counts_who_was_left_out_by_reason(store: Store) -> None:
+    distributed = a_round.distribute(store, **FAULTY)
+    done = aggregate_updates(store.url, distributed.attempt, a_round.train(store, distributed))
+    assert done.clients == {
+        "accepted": 2, "excluded": 6, "NON_FINITE": 1, "WRONG_TENSORS": 2, "BAD_COUNT": 1, "TRAINING_FAILED": 1,
+        "NO_DATA": 1,
+    }  # fmt: skip
+    assert aggregate_updates(store.url, distributed.attempt, []) == done
+
+
+def test_too_few_for_the_rule_fail_the_round(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """Eight could bear one attacker; the two that are admitted cannot."""
+    distributed = a_round.distribute(store, **FAULTY, aggregation="krum", attackers=1)
+    reports = a_round.train(store, distributed)
+    capsys.readouterr()
+    with a_round.refused(capsys, QuorumError.exit_code, "krum needs at least 5 clients", "v0 stays current"):
+        aggregate_updates(store.url, distributed.attempt, reports)
+
+
+def test_an_oversized_document_is_left_out_and_not_read(store: Store) -> None:
+    distributed = a_round.distribute(store)
+    a_round.train(store, distributed)
+    key = keys.update(a_round.trainings(store).attempts("v1")[0], "p0")
+    store.replace(key, b" " * (2**20 + 1), store.get(key).tag)
+    assert _excluded(store, distributed.attempt) == {"p0": ExclusionReason.TOO_LARGE}
 
 
 def _rewrite(store: Store, client: str, changed: dict[str, object]) -> None:

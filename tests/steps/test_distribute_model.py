@@ -27,9 +27,9 @@ def test_begins_a_training_with_version_0(store: Store) -> None:
 def test_plan_names_every_client_once_and_is_complete(store: Store) -> None:
     distributed = a_round.distribute(store, clients=5)
     attempt = a_round.trainings(store).attempt(a_round.trainings(store).attempts("v1")[0])
-    assert distributed.attempt == "tiny/v1/1"
+    assert distributed.attempt == "tiny/v1/1/1"
     assert attempt.batches == {"b000": ["p0", "p14"], "b001": ["p21", "p28"], "b002": ["p7"]}
-    assert [entry["batch"] for entry in distributed.plan] == [f"tiny/v1/1/b00{i}" for i in range(3)]
+    assert [entry["batch"] for entry in distributed.plan] == [f"tiny/v1/1/1/b00{i}" for i in range(3)]
     for entry in distributed.plan:
         assert entry.keys() == {"batch", *Placement().model_dump()}
         assert all(entry.values())
@@ -55,7 +55,7 @@ def test_opens_the_next_attempt_after_a_failed_one(store: Store) -> None:
     a_round.distribute(store)
     trainings = a_round.trainings(store)
     trainings.fail_attempt(trainings.attempts("v1")[0], Failed(reason="for the test"))
-    assert a_round.distribute(store).attempt == "tiny/v1/2"
+    assert a_round.distribute(store).attempt == "tiny/v1/2/1"
 
 
 def test_completes_a_beginning_that_was_cut_short(store: Store) -> None:
@@ -79,7 +79,7 @@ def test_completes_a_beginning_that_was_cut_short(store: Store) -> None:
         with pytest.raises(SystemExit):
             a_round.distribute(store)
     assert keys.training(a_round.NAME) in written
-    assert a_round.distribute(store).attempt == "tiny/v1/1"
+    assert a_round.distribute(store).attempt == "tiny/v1/1/2"
     assert store.url == url
 
 
@@ -137,12 +137,17 @@ def test_another_model_than_the_versions_is_refused_and_nothing_written(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a_round.run_round(store, tmp_path / "out")
-    before = {key: store.get(key).data for folder in ("trainings/", "blobs/") for key in store.keys(folder)}
+    before = everything_but_the_lease(store)
     monkeypatch.setattr(TinyLearner, "initial_weights", lambda self, seed: {"0000/w": np.zeros(4, np.float32)})
     capsys.readouterr()
     with a_round.refused(capsys, InputError.exit_code, "another model", "--new"):
         a_round.distribute(store)
-    assert {key: store.get(key).data for folder in ("trainings/", "blobs/") for key in store.keys(folder)} == before
+    assert everything_but_the_lease(store) == before
+
+
+def everything_but_the_lease(store: Store) -> dict[str, bytes]:
+    found = {key for folder in ("trainings/", "blobs/") for key in store.keys(folder)}
+    return {key: store.get(key).data for key in found - {keys.lease(a_round.NAME)}}
 
 
 def test_a_client_that_is_named_twice_is_refused(

@@ -17,7 +17,8 @@ from tests.steps.tiny import TinyLearner, TinyWorkload, workload
 
 def aggregated(store: Store) -> tuple[str, str]:
     distributed = a_round.distribute(store)
-    return distributed.attempt, aggregate_updates(store.url, distributed.attempt, a_round.train(store, distributed))
+    reports = a_round.train(store, distributed)
+    return distributed.attempt, aggregate_updates(store.url, distributed.attempt, reports).model
 
 
 def test_metrics_are_of_the_new_model_on_the_test_data(store: Store, tmp_path: Path) -> None:
@@ -74,3 +75,22 @@ def test_another_model_than_the_aggregated_one_is_refused(
     capsys.readouterr()
     with a_round.refused(capsys, RoundError.exit_code, "run the round again"):
         evaluate_model(store.url, attempt, f"sha256:{'0' * 64}", str(tmp_path / "curve.html"))
+
+
+def test_a_model_whose_metric_is_not_finite_is_given_up(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt, model = aggregated(store)
+    monkeypatch.setattr(TinyLearner, "evaluate", lambda *arguments: {"error": float("inf"), "other": 1.0})
+    capsys.readouterr()
+    with a_round.refused(capsys, RoundError.exit_code, "error is inf", "v0 stays current"):
+        evaluate_model(store.url, attempt, model, str(tmp_path / "curve.html"))
+    assert a_round.trainings(store).failed(a_round.trainings(store).attempts("v1")[0]) is not None
+
+
+def test_other_metrics_that_are_not_finite_are_left_out(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt, model = aggregated(store)
+    monkeypatch.setattr(TinyLearner, "evaluate", lambda *arguments: {"error": 1.0, "other": float("nan")})
+    assert evaluate_model(store.url, attempt, model, str(tmp_path / "curve.html")) == {"error": 1.0}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fededge.core.updates import ExclusionReason
@@ -72,7 +74,7 @@ def test_a_store_that_fails_ends_the_step(
 def test_a_batch_that_is_not_planned_is_refused(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     a_round.distribute(store)
     with a_round.refused(capsys, InputError.exit_code, "b777"):
-        train_clients(store.url, "tiny/v1/1/b777")
+        train_clients(store.url, "tiny/v1/1/1/b777")
 
 
 def test_a_late_step_of_a_failed_attempt_is_refused(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,3 +83,23 @@ def test_a_late_step_of_a_failed_attempt_is_refused(store: Store, capsys: pytest
     trainings.fail_attempt(trainings.attempts("v1")[0], Failed(reason="for the test"))
     with a_round.refused(capsys, RoundError.exit_code, "for the test"):
         a_round.train(store, distributed)
+
+
+def test_invariant_14_raw_data_never_leave_the_client(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No example, as bytes or as text, is in the store, the events or the artifacts of two rounds."""
+    monkeypatch.setenv("FEDEDGE_EVENTS", str(tmp_path / "events.jsonl"))
+    for _ in range(2):
+        a_round.run_round(store, tmp_path / "out")
+    written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(written) > 30
+    searched = 0
+    for client in workload.population(4):
+        data = workload.train_data(client, 4)
+        for value in [*data.x.ravel(), *data.y]:
+            needles = (value.tobytes(), repr(float(value)).encode(), f"{value:.6f}".encode())
+            searched += 1
+            for path, content in written.items():
+                assert not any(needle in content for needle in needles), (path, value)
+    assert searched == 4 * (5 + 6 + 7 + 8)

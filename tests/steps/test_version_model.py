@@ -16,7 +16,7 @@ from tests.steps import round as a_round
 def evaluated(store: Store, folder: Path) -> tuple[str, str, str, str]:
     """Run a round up to its last step, and return that step's arguments."""
     distributed = a_round.distribute(store)
-    model = aggregate_updates(store.url, distributed.attempt, a_round.train(store, distributed))
+    model = aggregate_updates(store.url, distributed.attempt, a_round.train(store, distributed)).model
     evaluate_model(store.url, distributed.attempt, model, str(folder / "curve.html"))
     return distributed.attempt, model, str(folder / "model.json"), str(folder / "report.md")
 

@@ -125,11 +125,11 @@ def test_a_document_of_a_newer_fededge(extra: dict[str, int]) -> None:
         b"\xff\xfe",
         b"{}",
         b'{"format": "one", "version": "v1"}',
-        b'{"format": 1}',
-        b'{"format": 1, "version": 1}',
-        b'{"format": 1, "version": "v1", "unknown": 1}',
-        b'{"format": 1, "version": "v1"} {}',
-        Pointer(version="v1").dump()[:-1],
+        b'{"format": 2}',
+        b'{"format": 2, "version": 1}',
+        b'{"format": 2, "version": "v1", "unknown": 1}',
+        b'{"format": 2, "version": "v1"} {}',
+        Pointer(version="v1", manifest="").dump()[:-1],
     ],
 )
 def test_what_is_no_document_is_corrupt(data: bytes) -> None:
@@ -139,5 +139,5 @@ def test_what_is_no_document_is_corrupt(data: bytes) -> None:
 
 
 def test_a_document_comes_back_as_it_was() -> None:
-    pointer = Pointer(version="v3-b1", branch=1)
+    pointer = Pointer(version="v3-b1", manifest="", branch=1)
     assert Pointer.load(pointer.dump(), "a/key") == pointer

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import tracemalloc
 import uuid
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import UTC, timedelta
 from functools import partial
 
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from fededge.errors import ConflictError, ExistsError, NotFoundError
+from fededge.errors import ConflictError, ExistsError, NotFoundError, TooLargeError
 from fededge.records import AttemptRef
 from fededge.store import Store, keys, open_store
 
@@ -133,6 +135,76 @@ def test_a_listing_has_the_keys_below_its_prefix_sorted(store: Store) -> None:
     assert store.keys("a/") == sorted(key for key in made if key.startswith("a/"))
     assert store.keys("a/b/") == ["a/b/10", "a/b/2"]
     assert store.keys("none/") == []
+
+
+def test_a_listing_says_how_large_a_value_is_and_when_it_was_written(store: Store) -> None:
+    start = store.now()
+    for size in (0, 1, 70_000):
+        store.create(f"a/{size}", b"1" * size)
+    end = store.now()
+    listed = store.entries("a/")
+    assert [(entry.key, entry.size) for entry in listed] == [("a/0", 0), ("a/1", 1), ("a/70000", 70_000)]
+    assert all(start <= entry.written_at < end + timedelta(seconds=1) for entry in listed)
+    assert all(entry.written_at.tzinfo is UTC or entry.written_at.utcoffset() == timedelta() for entry in listed)
+    assert store.entries("none/") == []
+
+
+def test_the_clock_of_the_store_goes_forward_only(store: Store) -> None:
+    seen = []
+    for number in range(15):
+        seen.append(store.now())
+        store.create(f"a/{number:02d}", b"1")
+        seen.append(store.entries("a/")[-1].written_at)
+        assert seen[-2] <= seen[-1]
+    assert sorted(seen[::2]) == seen[::2]
+    assert all(moment.utcoffset() == timedelta() for moment in seen)
+    assert len(store.keys("")) == 15
+
+
+def test_a_value_that_is_replaced_was_written_then(store: Store) -> None:
+    store.create("a/value", b"1")
+    end = store.now() + timedelta(seconds=1)
+    while (now := store.now()) < end:
+        pass
+    store.replace("a/value", b"22", store.get("a/value").tag)
+    (entry,) = store.entries("a/")
+    assert entry.size == 2
+    assert entry.written_at >= now
+
+
+def test_a_value_is_read_up_to_a_limit(store: Store) -> None:
+    store.create("a/value", b"1" * 1000)
+    store.create("a/empty", b"")
+    for limit in (None, 1000, 10**12):
+        assert store.get("a/value", limit) == store.get("a/value")
+    for limit in (0, 1, 999):
+        with pytest.raises(TooLargeError, match=f"a/value in .* has more than {limit} bytes"):
+            store.get("a/value", limit)
+        assert store.get("a/empty", limit).data == b""
+        with pytest.raises(NotFoundError):
+            store.get("a/none", limit)
+
+
+def test_a_value_over_the_limit_is_not_read_into_memory(store: Store) -> None:
+    store.create("a/value", b"1" * 20_000_000)
+    store.keys("")  # what is allocated once
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLargeError):
+            store.get("a/value", 1000)
+        with pytest.raises(ExistsError):
+            store.create("a/value", b"2")
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_sweep_leaves_every_value(store: Store) -> None:
+    assert store.sweep(timedelta()) == 0
+    store.create("a/value", b"1")
+    store.replace("a/value", b"2", store.get("a/value").tag)
+    assert store.sweep(timedelta()) == 0
+    assert store.get("a/value").data == b"2"
 
 
 def test_a_listing_has_more_than_a_thousand_keys(store: Store) -> None:
@@ -269,7 +341,8 @@ def test_a_value_is_never_seen_half_written(store: Store) -> None:
     def read() -> Counter[bool]:
         seen: Counter[bool] = Counter()
         while not done.is_set():
-            seen[store.get("value").data in whole and store.keys("") == ["value"]] += 1
+            listed = [(entry.key, entry.size) for entry in store.entries("")]
+            seen[store.get("value").data in whole and listed == [("value", 300_000)]] += 1
         return seen
 
     with ThreadPoolExecutor(2) as pool:
@@ -340,9 +413,16 @@ class Against(RuleBasedStateMachine):
             with pytest.raises(NotFoundError):
                 self.store.get(key)
 
+    @rule(key=key, limit=st.integers(0, 3))
+    def get_up_to(self, key: str, limit: int) -> None:
+        if key in self.model and len(self.model[key]) > limit:
+            with pytest.raises(TooLargeError):
+                self.store.get(key, limit)
+
     @invariant()
     def same_keys(self) -> None:
-        assert self.store.keys("") == sorted(self.model)
+        listed = [(entry.key, entry.size) for entry in self.store.entries("")]
+        assert listed == sorted((key, len(value)) for key, value in self.model.items())
         assert self.store.keys("x/") == sorted(key for key in self.model if key.startswith("x/"))
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import logging
 import re
 import socket
 import socketserver
-import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import UTC, datetime, timedelta
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -27,9 +25,12 @@ from fededge.errors import (
     NotFoundError,
     SetupError,
     StoreUnavailableError,
+    TooLargeError,
 )
 from fededge.store import Store, open_store
+from fededge.store.s3 import S3Store
 from tests.store import ceph
+from tests.store.line import Cable, Fault, Handler, Line, in_order, serving
 
 SECRET = "A-Secret/that+nobody=sees"
 XML_HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -148,13 +149,30 @@ def test_the_url_names_the_store_and_nothing_else(settings: None) -> None:
     assert open_store("s3://bucket/a/b/").url == "s3://bucket/a/b"
 
 
-def test_an_endpoint_where_nobody_listens(settings: None, logged: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_where_nobody_listens(
+    settings: None, logged: None, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         for text in _troubles("s3://bucket/store"):
             assert text.startswith(f"the S3 server {endpoint} does not answer (Connection refused)")
+
+
+def test_an_endpoint_that_is_away_is_waited_for_half_a_minute_but_in_a_check(
+    settings: None, waits: list[float]
+) -> None:
+    for name, attempt in ATTEMPTS.items():
+        waits.clear()
+        _trouble("s3://bucket/store", attempt)
+        assert (3 < sum(waits) < 6) if name == "check" else (30 < sum(waits) < 40)
+
+
+def test_not_all_come_back_at_once(settings: None, waits: list[float]) -> None:
+    for _ in range(5):
+        _trouble("s3://bucket/store", ATTEMPTS["get"])
+    assert len(set(waits)) == len(waits)
 
 
 @pytest.mark.s3
@@ -222,7 +240,9 @@ def test_an_authority_that_signed_another_certificate(
 
 
 @pytest.mark.s3
-def test_https_and_http_mixed_up(s3_tls: str, server: ceph.S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_https_and_http_mixed_up(
+    s3_tls: str, server: ceph.S3Server, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     swapped = [
         server.endpoint.replace("http:", "https:"),
         server.tls_endpoint.replace("https:", "http:"),
@@ -266,18 +286,6 @@ GARBAGE = {
 }
 
 
-@contextlib.contextmanager
-def _serving(server: socketserver.BaseServer) -> Iterator[str]:
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def _answering(answer: bytes) -> contextlib.AbstractContextManager[str]:
     """Serve the same bytes, whatever the request."""
 
@@ -290,12 +298,12 @@ def _answering(answer: bytes) -> contextlib.AbstractContextManager[str]:
             self.rfile.read(length)
             self.wfile.write(answer)
 
-    return _serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler))
+    return serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler))
 
 
 @pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
 def test_a_server_that_talks_nonsense(
-    settings: None, logged: None, monkeypatch: pytest.MonkeyPatch, answer: bytes
+    settings: None, logged: None, waits: list[float], monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
     attempts = {name: attempt for name, attempt in ATTEMPTS.items() if name != "delete"}  # any 200 is good for that
     with _answering(answer) as endpoint:
@@ -305,49 +313,25 @@ def test_a_server_that_talks_nonsense(
             assert ": " in text.removeprefix(f"the S3 server {endpoint} ")
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
-
-    def body(self) -> bytes:
-        return self.rfile.read(int(self.headers.get("Content-Length", "0")))
-
-    def slow_body(self) -> bytes:
-        length = int(self.headers.get("Content-Length", "0"))
-        blocks = []
-        for start in range(0, length, 1_000_000):
-            time.sleep(0.15)
-            blocks.append(self.rfile.read(min(1_000_000, length - start)))
-        return b"".join(blocks)
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response_only(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
 def _forgetful() -> contextlib.AbstractContextManager[str]:
     """Serve a store that writes whatever the condition, as some servers do."""
     values: dict[str, bytes] = {}
 
-    class Handler(_Handler):
-        def do_PUT(self) -> None:
+    class Values(Handler):
+        def put(self) -> None:
             values[self.path.partition("?")[0]] = self.body()
             self.answer(200, b"", {"ETag": '"1"'})
 
-        def do_GET(self) -> None:
+        def get(self) -> None:
             self.answer(200, values[self.path.partition("?")[0]], {"ETag": '"1"'})
 
-        def do_DELETE(self) -> None:
+        def delete(self) -> None:
             del values[self.path.partition("?")[0]]
             self.answer(204, b"", {})
 
-    return _serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        do_PUT, do_GET, do_DELETE = put, get, delete  # noqa: N815
+
+    return serving(ThreadingHTTPServer(("127.0.0.1", 0), Values))
 
 
 def test_a_server_that_ignores_conditions_is_found_out(settings: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,99 +341,80 @@ def test_a_server_that_ignores_conditions_is_found_out(settings: None, monkeypat
     assert "ignores If-None-Match or If-Match" in text
 
 
-class Line:
-    """A way to the real server that is slow, or that loses or breaks off the answer to what was done."""
-
-    def __init__(self, server: str) -> None:
-        self.server = server.removeprefix("http://")
-        self.lose = 0
-        self.break_off = 0
-        self.busy = 0
-        self.slow = False
-
-    def open(self) -> contextlib.AbstractContextManager[str]:
-        line = self
-
-        class Handler(_Handler):
-            def forward(self) -> None:
-                body = self.slow_body() if line.slow else self.body()
-                if line.busy:
-                    line.busy -= 1
-                    return self.answer(503, b"", {})
-                status, answer, headers = line.ask(self.command, self.path, body, dict(self.headers))
-                if line.lose:
-                    line.lose -= 1
-                    self.close_connection = True
-                elif line.break_off and self.command == "GET":
-                    line.break_off -= 1
-                    self.close_connection = True
-                    self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer))
-                    self.wfile.write(answer[: len(answer) // 2])
-                else:
-                    self.answer(status, answer, headers)
-                return None
-
-            do_GET = do_PUT = do_DELETE = forward  # noqa: N815
-
-        return _serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-
-    def ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
-        with contextlib.closing(http.client.HTTPConnection(self.server)) as connection:
-            connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            kept = {name: value for name, value in answer.getheaders() if name in ("ETag", "Content-Type")}
-            return answer.status, answer.read(), kept
+@pytest.mark.s3
+def test_a_server_whose_two_clocks_differ_is_found_out(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(S3Store, "now", lambda store: datetime.now(UTC) + timedelta(minutes=2))
+    assert "dates its answers and its objects by two clocks (" in _trouble(s3, ATTEMPTS["check"])
+    assert open_store(s3).keys("") == []
 
 
-@pytest.fixture
-def line(s3: str, server: ceph.S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    line = Line(server.endpoint)
-    with line.open() as endpoint:
+def test_a_value_whose_length_is_not_told_is_read_up_to_a_limit(
+    settings: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = b'HTTP/1.1 200 OK\r\nETag: "1"\r\nTransfer-Encoding: chunked\r\n\r\n'
+    with _answering(head + b"3\r\nabc\r\n3\r\ndef\r\n0\r\n\r\n") as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        yield line
+        store = open_store("s3://bucket/store")
+        assert store.get("a/key", 6).data == b"abcdef"
+        for limit in (0, 3, 5):
+            with pytest.raises(TooLargeError):
+                store.get("a/key", limit)
+
+
+def test_an_upload_that_stalled_is_sent_again(
+    settings: None, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _answering(_s3_error("400 Bad Request", "RequestTimeout")) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        assert "does not answer (TimeoutError)" in _trouble("s3://bucket/store", ATTEMPTS["create"])
+    assert len(waits) > 5
 
 
 @pytest.mark.s3
 def test_a_write_whose_answer_was_lost_is_no_error(s3: str, line: Line, logged: None) -> None:
     store = open_store(s3)
-    line.lose = 2
+    line.plan = in_order(*[Fault.LOST_ANSWER] * 2)
     store.create("a/key", b"1" * 100_000)
     tag = store.get("a/key").tag
-    line.lose = 2
+    line.plan = in_order(*[Fault.LOST_ANSWER] * 2)
     store.replace("a/key", b"2" * 100_000, tag)
     assert store.get("a/key").data == b"2" * 100_000
-    line.lose = 1
+    line.plan = in_order(Fault.LOST_ANSWER)
     with pytest.raises(ExistsError):
         store.create("a/key", b"3")
-    line.lose = 1
+    line.plan = in_order(Fault.LOST_ANSWER)
     with pytest.raises(ConflictError):
         store.replace("a/key", b"3", tag)
-    line.lose = 1
+    line.plan = in_order(Fault.LOST_ANSWER)
     store.delete("a/key")
-    line.lose = 1
+    line.plan = in_order(Fault.LOST_ANSWER)
     with pytest.raises(NotFoundError):
         store.get("a/key")
+    assert line.injected == {Fault.LOST_ANSWER: 8}
 
 
 @pytest.mark.s3
-def test_a_value_whose_reading_broke_off_is_read_again(s3: str, line: Line) -> None:
+@pytest.mark.parametrize("limit", [None, 1_000_000])
+def test_a_value_whose_reading_broke_off_is_read_again(s3: str, line: Line, limit: int | None) -> None:
     store = open_store(s3)
     store.create("a/key", b"1" * 1_000_000)
-    line.break_off = 2
-    assert store.get("a/key").data == b"1" * 1_000_000
-    line.break_off = 2
+    line.plan = in_order(*[Fault.RESET_DOWNLOAD] * 2)
+    assert store.get("a/key", limit).data == b"1" * 1_000_000
+    line.plan = in_order(*[Fault.RESET_DOWNLOAD] * 2)
     assert store.keys("a/") == ["a/key"]
+    assert line.injected == {Fault.RESET_DOWNLOAD: 4}
 
 
 @pytest.mark.s3
 def test_a_server_that_is_busy_is_asked_again(s3: str, line: Line) -> None:
-    line.busy = 2
+    line.plan = in_order(*[Fault.BUSY] * 2)
     store = open_store(s3)
     store.check()
-    line.busy = 2
+    line.plan = in_order(*[Fault.BUSY] * 2)
     store.create("a/key", b"1")
-    line.busy = 2
+    line.plan = in_order(*[Fault.BUSY] * 2)
     assert store.keys("a/") == ["a/key"]
+    assert line.injected == {Fault.BUSY: 6}
 
 
 @pytest.mark.s3
@@ -458,3 +423,18 @@ def test_a_slow_upload_that_goes_on_is_not_given_up(s3: str, line: Line) -> None
     store = open_store(s3)
     store.create("a/key", b"1" * 30_000_000)
     assert store.get("a/key").data == b"1" * 30_000_000
+
+
+@pytest.mark.s3
+def test_tls_that_is_cut_off_is_no_refusal(s3_tls: str, server: ceph.S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    cable = Cable(server.tls_endpoint)
+    with cable.open() as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint.replace("http:", "https:"))
+        cable.cuts = [0, 100]  # before anything of the handshake, and within it
+        open_store(s3_tls).create("a/key", b"1" * 1_000_000)
+        for attempt in (lambda store: store.get("a/key").data, lambda store: store.get("a/key", 1_000_000).data):
+            cable.cuts = [100, 600_000]
+            assert attempt(open_store(s3_tls)) == b"1" * 1_000_000
+        cable.cuts = [0, 100]
+        assert open_store(s3_tls).keys("a/") == ["a/key"]
+    assert cable.cut == 8

@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fededge.core.updates import ExclusionReason
-from fededge.errors import ConflictError, InputError, NotFoundError
+from fededge.errors import ConflictError, InputError, LeaseError, NotFoundError
 from fededge.records import (
-    Accepted,
     Aggregate,
     Attempt,
     AttemptRef,
+    ClosedBecause,
     Closing,
     Evaluation,
     Failed,
@@ -28,8 +28,9 @@ from fededge.store.port import Tagged
 from fededge.store.trainings import TrainingStore, training_names
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-RUNTIME = Runtime(fededge="0", python="3.11", machine="x", cpu_features="", threads=1, libraries={})
+RUNTIME = Runtime(fededge="0", python="3.11", machine="x", cpu_features="", threads=1, libraries={}, packages="")
 SETTINGS = RoundSettings(clients=2)
+TOKEN = 1
 SIGNATURE = {"w": "float32[1]"}
 
 
@@ -48,19 +49,28 @@ def _version(version: str, parent: str | None, model: str = "", attempt: int = 1
         version=version,
         round=number,
         parent=parent,
+        parent_manifest=None,
         attempt=attempt,
         model=_digest(model or version),
         server_state=None,
         signature=SIGNATURE,
         settings=SETTINGS,
-        accepted=[Accepted(client="a", delta=_digest("delta"), num_examples=3, metrics={})],
+        because=None,
+        accepted=[],
         excluded=[],
+        repeats=[],
+        counted=[],
         metric="accuracy",
         metrics={"accuracy": 0.5},
         data_schema={},
+        documents={},
         runtime=RUNTIME,
         created_at=START + timedelta(seconds=number + 1000 * int(version.partition("-b")[2] or 0)),
     )
+
+
+def _where(pointer: Pointer) -> tuple[str, int]:
+    return pointer.version, pointer.branch
 
 
 def _initial(model: str = "initial") -> Version:
@@ -76,7 +86,7 @@ def training(folder_store: Store) -> TrainingStore:
 
 def _publish(training: TrainingStore, *versions: str) -> None:
     for version in versions:
-        training.publish(_version(version, training.head().pointer.version))
+        training.publish(_version(version, training.head().pointer.version), TOKEN)
 
 
 def test_a_training_begins_at_version_0(store: Store) -> None:
@@ -85,7 +95,7 @@ def test_a_training_begins_at_version_0(store: Store) -> None:
         training.head()
     assert training.create(_training(), _initial()) == _training()
     assert training.training() == _training()
-    assert training.head().pointer == Pointer(version="v0")
+    assert _where(training.head().pointer) == ("v0", 0)
     assert training.version() == training.version("v0") == _initial()
     assert training.versions() == [_initial()]
 
@@ -94,7 +104,7 @@ def test_a_training_that_has_begun_is_returned_as_it_is(training: TrainingStore)
     _publish(training, "v1")
     later = _training().model_copy(update={"created_at": START + timedelta(days=1)})
     assert training.create(later, _initial()) == _training()
-    assert training.head().pointer == Pointer(version="v1")
+    assert _where(training.head().pointer) == ("v1", 0)
 
 
 def test_a_training_does_not_begin_with_two_models(training: TrainingStore) -> None:
@@ -121,8 +131,8 @@ class Stopping:
     def check(self) -> None:
         self._store.check()
 
-    def get(self, key: str) -> Tagged:
-        return self._store.get(key)
+    def get(self, key: str, limit: int | None = None) -> Tagged:
+        return self._store.get(key, limit)
 
     def create(self, key: str, data: bytes) -> None:
         self._count()
@@ -159,41 +169,59 @@ def test_a_start_that_was_cut_short_is_completed(folder_store: Store, writes: in
 @pytest.mark.parametrize("writes", range(2))
 def test_a_publication_that_was_cut_short_is_completed(training: TrainingStore, writes: int) -> None:
     with pytest.raises(StoppedError):
-        TrainingStore(Stopping(training.store, writes), "digits").publish(_version("v1", "v0"))
-    assert training.head().pointer == Pointer(version="v0")
+        TrainingStore(Stopping(training.store, writes), "digits").publish(_version("v1", "v0"), TOKEN)
+    assert _where(training.head().pointer) == ("v0", 0)
     _publish(training, "v1")
     assert training.version() == _version("v1", "v0")
 
 
 def test_publishing_moves_the_pointer_from_the_parent(training: TrainingStore) -> None:
-    assert training.publish(_version("v1", "v0")) == _version("v1", "v0")
-    assert training.head().pointer == Pointer(version="v1")
+    assert training.publish(_version("v1", "v0"), TOKEN) == _version("v1", "v0")
+    assert _where(training.head().pointer) == ("v1", 0)
     assert training.version() == _version("v1", "v0")
 
 
 def test_publishing_again_returns_what_is_there(training: TrainingStore) -> None:
     _publish(training, "v1")
     again = _version("v1", "v0").model_copy(update={"created_at": START + timedelta(days=1)})
-    assert training.publish(again) == _version("v1", "v0")
-    assert training.head().pointer == Pointer(version="v1")
+    assert training.publish(again, TOKEN) == _version("v1", "v0")
+    assert _where(training.head().pointer) == ("v1", 0)
 
 
 def test_nothing_is_published_but_from_the_current_version(training: TrainingStore) -> None:
     _publish(training, "v1", "v2")
     for late in (_version("v2-b1", "v1"), _version("v4", "v3"), _version("v1-b7", "v0")):
         with pytest.raises(ConflictError, match="start the round again"):
-            training.publish(late)
+            training.publish(late, TOKEN)
         with pytest.raises(NotFoundError):
             training.version(late.version)
-    assert training.head().pointer == Pointer(version="v2")
+    assert _where(training.head().pointer) == ("v2", 0)
 
 
 @pytest.mark.parametrize("other", [_version("v1", "v0", model="other"), _version("v1", "v0", attempt=2)])
 def test_a_version_that_another_run_published_is_kept(training: TrainingStore, other: Version) -> None:
     _publish(training, "v1")
     with pytest.raises(ConflictError, match="published by another run"):
-        training.publish(other)
+        training.publish(other, TOKEN)
     assert training.version() == _version("v1", "v0")
+
+
+def test_a_version_that_was_made_first_and_not_published_is_published(training: TrainingStore) -> None:
+    """A run that was taken over has written its manifest, and died: the version stands, and nobody is stuck."""
+    with pytest.raises(StoppedError):
+        TrainingStore(Stopping(training.store, 1), "digits").publish(_version("v1", "v0"), TOKEN)
+    assert training.publish(_version("v1", "v0", model="other", attempt=2), TOKEN) == _version("v1", "v0")
+    assert _where(training.head().pointer) == ("v1", 0)
+
+
+def test_an_older_token_publishes_nothing(training: TrainingStore) -> None:
+    training.fence(7)
+    with pytest.raises(LeaseError, match="another run has taken over"):
+        training.publish(_version("v1", "v0"), 6)
+    with pytest.raises(LeaseError):
+        training.fence(6)
+    assert training.versions() == [_initial()]
+    assert training.publish(_version("v1", "v0"), 7) == _version("v1", "v0")
 
 
 class Meanwhile(Stopping):
@@ -212,8 +240,15 @@ def test_a_pointer_that_moves_meanwhile_is_not_overwritten(training: TrainingSto
     _publish(training, "v1", "v2")
     slow = TrainingStore(Meanwhile(training.store, lambda: training.rollback("v1")), "digits")
     with pytest.raises(ConflictError):
-        slow.publish(_version("v3", "v2"))
-    assert training.head().pointer == Pointer(version="v1", branch=1)
+        slow.publish(_version("v3", "v2"), TOKEN)
+    assert _where(training.head().pointer) == ("v1", 1)
+
+
+def test_a_run_that_is_taken_over_while_it_publishes_publishes_nothing(training: TrainingStore) -> None:
+    slow = TrainingStore(Meanwhile(training.store, lambda: training.fence(TOKEN + 1)), "digits")
+    with pytest.raises(LeaseError):
+        slow.publish(_version("v1", "v0"), TOKEN)
+    assert _where(training.head().pointer) == ("v0", 0)
 
 
 def test_a_rollback_is_refused_when_the_pointer_moves_meanwhile(training: TrainingStore) -> None:
@@ -221,7 +256,7 @@ def test_a_rollback_is_refused_when_the_pointer_moves_meanwhile(training: Traini
     slow = TrainingStore(Meanwhile(training.store, lambda: _publish(training, "v2")), "digits")
     with pytest.raises(ConflictError):
         slow.rollback("v0")
-    assert training.head().pointer == Pointer(version="v2")
+    assert _where(training.head().pointer) == ("v2", 0)
 
 
 def test_lineage_goes_back_to_version_0(training: TrainingStore) -> None:
@@ -234,12 +269,12 @@ def test_lineage_goes_back_to_version_0(training: TrainingStore) -> None:
 
 def test_rounds_after_a_rollback_have_names_of_their_own(training: TrainingStore) -> None:
     _publish(training, "v1", "v2")
-    assert training.rollback("v1") == Pointer(version="v1", branch=1)
+    assert _where(training.rollback("v1")) == ("v1", 1)
     assert training.version().version == "v1"
     assert keys.version_name(2, training.head().pointer.branch) == "v2-b1"
     _publish(training, "v2-b1")
-    assert training.head().pointer == Pointer(version="v2-b1", branch=1)
-    assert training.rollback("v0") == Pointer(version="v0", branch=2)
+    assert _where(training.head().pointer) == ("v2-b1", 1)
+    assert _where(training.rollback("v0")) == ("v0", 2)
     _publish(training, "v1-b2")
     assert training.version("v2") == _version("v2", "v1")
     assert training.version("v2-b1") == _version("v2-b1", "v1")
@@ -261,7 +296,7 @@ def test_a_rollback_goes_to_an_ancestor(training: TrainingStore, version: str) -
     _publish(training, "v2-b1")
     with pytest.raises(InputError):
         training.rollback(version)
-    assert training.head().pointer == Pointer(version="v2-b1", branch=1)
+    assert _where(training.head().pointer) == ("v2-b1", 1)
 
 
 def test_a_version_that_is_not_there(training: TrainingStore) -> None:
@@ -307,6 +342,9 @@ def _attempt(number: int = 1, version: str = "v1", seconds: int = 0) -> Attempt:
         base_server_state=None,
         settings=SETTINGS,
         batches={"0": ["a", "b c/ü"]},
+        data_schema={},
+        code="",
+        runtime=RUNTIME,
         opened_at=START + timedelta(seconds=seconds),
     )
 
@@ -322,7 +360,9 @@ def _update(client: str, delta: str) -> Update:
         delta=_digest(delta),
         num_examples=3,
         metrics={},
+        data_schema={},
         seconds=1.0,
+        work="",
         runtime=RUNTIME,
     )
 
@@ -340,7 +380,7 @@ def test_the_first_to_open_an_attempt_decides_its_plan(training: TrainingStore) 
     assert training.open_attempt(_attempt()) == _attempt()
     assert training.open_attempt(_attempt(seconds=9)) == _attempt()
     assert training.attempt(REF) == _attempt()
-    assert AttemptRef.parse(str(REF)) == REF
+    assert str(REF) == "digits/v1/1"
 
 
 def test_the_first_update_of_a_client_counts(store: Store) -> None:
@@ -353,14 +393,24 @@ def test_the_first_update_of_a_client_counts(store: Store) -> None:
     assert training.update(REF.model_copy(update={"number": 2}), "b c/ü") is None
 
 
+def test_an_update_that_comes_again_and_is_another_is_noted(training: TrainingStore) -> None:
+    training.deliver(REF, _update("a", "first"))
+    training.deliver(REF, _update("a", "first"))
+    assert training.repeats(REF) == []
+    training.deliver(REF, _update("a", "second"))
+    assert training.repeats(REF) == ["a"]
+
+
 def test_what_is_recorded_first_stands(training: TrainingStore) -> None:
-    closing = Closing(accepted=[], excluded=[], closed_at=START)
+    closing = Closing(
+        because=ClosedBecause.ALL_ANSWERED, accepted=[], excluded=[], repeats=[], data_schema={}, closed_at=START
+    )
     assert training.closing(REF) is None
     assert training.close(REF, closing) == closing
-    assert training.close(REF, Closing(accepted=[], excluded=[])) == closing
+    assert training.close(REF, closing.model_copy(update={"repeats": ["a"]})) == closing
     assert training.closing(REF) == closing
 
-    aggregate = Aggregate(model=_digest("m"), server_state=_digest("s"), runtime=RUNTIME)
+    aggregate = Aggregate(model=_digest("m"), server_state=_digest("s"), counted=[], runtime=RUNTIME)
     assert training.put_aggregate(REF, aggregate) == aggregate
     assert training.put_aggregate(REF, aggregate.model_copy(update={"model": _digest("n")})) == aggregate
     assert training.aggregate(REF) == aggregate

@@ -1,0 +1,132 @@
+"""One run at a time works on a training: a lease with a fencing token.
+
+A lease ends by itself when its holder does nothing more, and another run then takes over with a higher token. That
+the old holder, waking later, publishes nothing is not the lease's doing but the pointer's: it carries the highest
+token, and moves by compare-and-swap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from fededge.errors import ConflictError, ExistsError, LeaseError, NotFoundError
+from fededge.records import Lease
+from fededge.store import keys
+from fededge.store.port import Store
+
+HOLDER = "FEDEDGE_HOLDER"  # names the run to others; on a cluster its id does
+_PAST = datetime.fromtimestamp(0, UTC)
+
+
+class Leases:
+    """The lease of one training.
+
+    Args:
+      store: keeps it, and its clock decides when it ends.
+      training: whose it is.
+      key: of another lease than a training's.
+    """
+
+    def __init__(self, store: Store, training: str, key: str = "") -> None:
+        self._store = store
+        self._what = f"training {training}" if training else store.url
+        self._key = key or keys.lease(training)
+        self._remedy = f", or end it with `fededge rounds release {training}`" if training else ""
+
+    def active(self) -> Lease | None:
+        """Read the lease, if somebody holds it."""
+        try:
+            lease = Lease.load(self._store.get(self._key).data, self._key)
+        except NotFoundError:
+            return None
+        return lease if lease.expires_at > self._store.now() else None
+
+    def held_by(self, lease: Lease) -> str:
+        """Say who holds the lease, and what can be done."""
+        until = f"{lease.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+        return f"{self._what} is being worked on by {lease.holder}, until {until} at most: wait for it{self._remedy}"
+
+    def acquire(self, holder: str, expires_at: datetime) -> int:
+        """Take the lease, and return its token. The holder that has it keeps its token.
+
+        Raises:
+          LeaseError: another run holds it.
+        """
+        while True:
+            try:
+                value = self._store.get(self._key)
+            except NotFoundError:
+                try:
+                    self._store.create(self._key, Lease(token=1, holder=holder, expires_at=expires_at).dump())
+                except ExistsError:
+                    continue
+                return 1
+            lease = Lease.load(value.data, self._key)
+            over = lease.expires_at <= self._store.now()
+            if not over and lease.holder != holder:
+                raise LeaseError(self.held_by(lease))
+            taken = Lease(token=lease.token + over, holder=holder, expires_at=expires_at)
+            try:
+                self._store.replace(self._key, taken.dump(), value.tag)
+            except ConflictError:
+                continue
+            return taken.token
+
+    def renew(self, token: int, expires_at: datetime) -> None:
+        """Make the lease last longer; one that would end later anyway is left alone.
+
+        Raises:
+          LeaseError: another run has taken over.
+        """
+        self._change(token, lambda lease: max(lease.expires_at, expires_at))
+
+    def release(self, token: int) -> None:
+        """End the lease now.
+
+        Raises:
+          LeaseError: another run has taken over.
+        """
+        self._change(token, lambda _: _PAST)
+
+    def revoke(self, token: int, by: str) -> int:
+        """End a lease whose holder is dead, and make its token obsolete.
+
+        Args:
+          token: of the lease that was seen.
+          by: who does; named to the holder, should it wake.
+
+        Returns:
+          The token that nobody holds, and that the holder's is older than.
+
+        Raises:
+          LeaseError: another run has taken over meanwhile.
+        """
+        while True:
+            value = self._store.get(self._key)
+            lease = Lease.load(value.data, self._key)
+            if lease.token != token:
+                raise LeaseError(f"{lease.holder} has taken over {self._what} meanwhile")
+            revoked = Lease(token=token + 1, holder=by, expires_at=_PAST)
+            try:
+                self._store.replace(self._key, revoked.dump(), value.tag)
+            except ConflictError:
+                continue
+            return revoked.token
+
+    def _change(self, token: int, expires_at: Callable[[Lease], datetime]) -> None:
+        while True:
+            value = self._store.get(self._key)
+            lease = Lease.load(value.data, self._key)
+            if lease.token != token:
+                raise LeaseError(
+                    f"{lease.holder} has taken over {self._what} from this run, which publishes nothing any more"
+                )
+            changed = lease.model_copy(update={"expires_at": expires_at(lease)})
+            if changed == lease:
+                return
+            try:
+                self._store.replace(self._key, changed.dump(), value.tag)
+            except ConflictError:
+                continue
+            return
