@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
-FAST := tests/core tests/contract tests/cli tests/docs tests/workloads tests/store -m "not s3 and not docker"
+FAST := tests/core tests/reports tests/contract tests/cli tests/docs tests/workloads tests/store -m "not s3 and not docker"
 PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # The longest first. (Given a file and its folder, pytest runs the file alone.)
 TRAININGS := tests/pipeline/test_training.py \

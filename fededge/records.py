@@ -19,6 +19,7 @@ from fededge.settings import RoundSettings
 
 FORMAT = 2
 Digest = str  # "sha256:" and 64 hexadecimal digits
+_DIGEST = r"^sha256:[0-9a-f]{64}$"
 
 _SEALED = re.compile(rb'(.*),\n "sha256": "([0-9a-f]{64})"\n\}', re.DOTALL)
 
@@ -240,7 +241,7 @@ class Update(Record):
     round: int
     client: str
     base_model: Digest
-    delta: Digest
+    delta: str = Field(pattern=_DIGEST)
     num_examples: Any
     metrics: dict[str, float]
     data_schema: dict[str, str]
@@ -280,6 +281,7 @@ class Accepted(BaseModel):
       weight: what is left of `num_examples` after the cap on a client's share.
       norm: L2 norm of the delta, before clipping.
       seconds: that the client took.
+      reused_from: the attempt that it was trained in, where that is an earlier one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -293,6 +295,7 @@ class Accepted(BaseModel):
     clipped: bool
     metrics: dict[str, float]
     seconds: float
+    reused_from: int | None = None
 
 
 class Excluded(BaseModel):

@@ -51,7 +51,9 @@ def list_rounds(training: TrainingArgument, store: StoreOption = DEFAULT_STORE, 
     if not views:
         console.print(f"no round of {training} was opened yet; `fededge run` opens one", soft_wrap=True)
         return
-    table = Table(Column("version", no_wrap=True), "attempt", "state", "clients", "left out", "when")
+    table = Table(
+        Column("version", no_wrap=True), "attempt", Column("state", overflow="fold"), "clients", "left out", "when"
+    )
     for view in views:
         when = (view.ended_at or view.plan.opened_at).astimezone().strftime("%d %b %H:%M")
         table.add_row(view.plan.version, str(view.plan.number), view.status, _clients(view), _left_out(view), when)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import subprocess
+import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.filesize import decimal
 from rich.table import Column, Table
 
 from fededge.cli.output import (
@@ -18,17 +25,24 @@ from fededge.cli.output import (
     TrainingArgument,
     WithOption,
     console,
+    errors,
     print_json,
     say,
 )
 from fededge.environments import environment, link_library, make
-from fededge.errors import InputError, NotFoundError, RunError
-from fededge.records import Version
-from fededge.store import Store, open_store
+from fededge.errors import CorruptError, InputError, NotFoundError, RunError, StoreUnavailableError
+from fededge.records import Pointer, Version
+from fededge.store import Store, keys, open_store
 from fededge.store.blobs import get_bytes
-from fededge.store.trainings import TrainingStore, training_names
+from fededge.store.collection import MIN_AGE, Garbage, collect_garbage, find_garbage
+from fededge.store.forgetting import Deleted, forget, forgotten_in
+from fededge.store.trainings import TrainingStore, training_folders, training_names
+from fededge.store.verification import Finding, Report
+from fededge.store.verification import verify as verify_training
 
-app = typer.Typer(help="List, show, roll back and export the versions of a training.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, show, roll back, export, check and clean the versions of a training.", no_args_is_help=True
+)
 
 VersionArgument = Annotated[str, typer.Argument(help="Its name, as v4; or current.")]
 
@@ -46,23 +60,25 @@ def list_versions(
     - `fededge versions list`
     - `fededge versions list digits --json`
     """
-    opened = open_store(store)
+    opened = _open(store)
     if not training:
         _list_trainings(opened, as_json)
         return
     trainings = _existing(opened, training)
-    current = trainings.head().pointer.version
-    versions = trainings.versions()
+    pointer = trainings.head().pointer
+    current, versions = pointer.version, trainings.versions()
     if as_json:
         print_json([{**json.loads(v.model_dump_json()), "current": v.version == current} for v in versions])
         return
     table = Table(Column("version", no_wrap=True), "parent", "clients", "score", "made")
     for version in versions:
         name = f"{version.version} (current)" if version.version == current else version.version
-        made = version.created_at.astimezone().strftime("%d %b %H:%M")
+        made = _local(version.created_at)
         clients = f"{len(version.accepted)} of {len(version.accepted) + len(version.excluded)}"
         table.add_row(name, version.parent or "", clients if version.parent else "", _score(version), made)
     console.print(table)
+    for line in _rollbacks(pointer):
+        console.print(line, soft_wrap=True)
 
 
 @app.command()
@@ -81,13 +97,18 @@ def show(
     """
     from rich.markdown import Markdown
 
-    from fededge.reports.round_report import round_report
+    from fededge.reports.round_report import HISTORY, round_report
 
-    manifest = _existing(open_store(store), training).version(version)
+    trainings = _existing(_open(store), training)
+    manifest = trainings.version(version)
+    forgotten = forgotten_in(trainings, manifest)
     if as_json:
-        print_json(json.loads(manifest.model_dump_json()))
+        print_json({**json.loads(manifest.model_dump_json()), "forgotten": forgotten})
         return
-    console.print(Markdown(round_report(manifest)))
+    lineage = list(itertools.islice(trainings.lineage(manifest.version), HISTORY))
+    console.print(Markdown(round_report(manifest, lineage)))
+    if forgotten:
+        console.print(f"deleted on the clients' request: what {', '.join(forgotten)} delivered", soft_wrap=True)
 
 
 @app.command()
@@ -102,7 +123,7 @@ def rollback(
 
     - `fededge versions rollback digits v3`
     """
-    moved = _existing(open_store(store), training).rollback(version)
+    moved = _existing(_open(store), training).rollback(version)
     console.print(f"{training} is at {moved.version}; its next versions end in -b{moved.branch}")
 
 
@@ -123,7 +144,7 @@ def export(
     - `fededge versions export digits`
     - `fededge versions export digits v3 --to digits.safetensors`
     """
-    trainings = _existing(open_store(store), training)
+    trainings = _existing(_open(store), training)
     manifest = trainings.version(version)
     path = (to or Path(f"{training}-{manifest.version}.keras")).absolute()
     if path.suffix not in (".keras", ".safetensors"):
@@ -141,13 +162,213 @@ def export(
     console.print(f"{training} {manifest.version} is in {path}", soft_wrap=True)
 
 
+@app.command()
+def verify(
+    training: Annotated[str, typer.Argument(help="The training's name; without it, all are checked.")] = "",
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Read everything that the versions and the open round of a training need, and tell what is damaged or missing.
+
+    Finds one flipped bit anywhere. Nothing is changed, and a run may be under way. The exit code is 4 if something is
+    wrong.
+
+    For example:
+
+    - `fededge versions verify digits`
+    - `fededge versions verify --json`
+    """
+    opened = _open(store)
+    if training and not opened.keys(keys.training_folder(training)):
+        raise _unknown(opened, training)
+    reports = [_verified(opened, name) for name in ([training] if training else training_folders(opened))]
+    if as_json:
+        print_json({"whole": not any(r.findings for r in reports), "trainings": [_report_json(r) for r in reports]})
+    else:
+        _tell_reports(opened, reports)
+    if wrong := sum(len(report.findings) for report in reports):
+        what = "object is" if wrong == 1 else "objects are"
+        raise CorruptError(f"{wrong} {what} damaged or missing in {opened.url}: restore from a backup what you can")
+
+
+@app.command()
+def gc(
+    store: StoreOption = DEFAULT_STORE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, and remove nothing.")] = False,
+    min_age_minutes: Annotated[
+        int, typer.Option(min=0, max=10**6, help="Keep what was written in so many last minutes.")
+    ] = int(MIN_AGE.total_seconds() // 60),
+    as_json: JsonOption = False,
+) -> None:
+    """Remove the tensors that no version and no open round needs, from the whole store.
+
+    That are updates that were left out, and those of attempts that failed, of rounds that are over. Every version
+    stays, and so does every document. Refused while a run is under way; no run begins meanwhile.
+
+    For example:
+
+    - `fededge versions gc --dry-run`
+    - `fededge versions gc`
+    """
+    opened, min_age = _open(store), timedelta(minutes=min_age_minutes)
+    with _progress("looking for what nothing needs") as watch:
+        if dry_run:
+            garbage = Garbage(find_garbage(opened, min_age, watch), 0)
+        else:
+            garbage = collect_garbage(opened, min_age, watch)
+    if as_json:
+        blobs = [{"key": entry.key, "bytes": entry.size} for entry in garbage.blobs]
+        print_json({"dry_run": dry_run, "objects": blobs, "bytes": garbage.size, "leftovers": garbage.leftovers})
+        return
+    if dry_run:
+        for entry in garbage.blobs:
+            console.print(f"{entry.key}  {decimal(entry.size)}", soft_wrap=True)
+    done = "would be removed" if dry_run else "removed"
+    rest = f", and {_count(garbage.leftovers, 'unfinished write')}" if garbage.leftovers else ""
+    said = f"{_count(len(garbage.blobs), 'object')}, {decimal(garbage.size)}{rest} {done} from {opened.url}"
+    console.print(said, soft_wrap=True)
+
+
+@app.command("forget")
+def forget_client(
+    training: TrainingArgument,
+    client: Annotated[str, typer.Argument(help="The client's id.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Delete everything that a client delivered to a training, on its request.
+
+    It cannot take back what the models have learned from it: to be rid of that too, train again without the client. The
+    versions stay valid, and go on naming the client's id, its counts and its metrics. Refused while a run is under
+    way, and while a round is open that waits for updates.
+
+    For example:
+
+    - `fededge versions forget digits client-000003`
+    - `fededge versions forget digits client-000003 --yes`
+    """
+    trainings = _existing(_open(store), training)
+    if not yes:
+        _ask(f"Delete everything that {client} delivered to {training}? It cannot be undone")
+    with _progress("looking for what others need") as watch:
+        deleted = forget(trainings, client, watch)
+    for line in _told(training, client, deleted):
+        console.print(line, soft_wrap=True)
+
+
+def _open(url: str) -> Store:
+    """Open a store to read from; a file in its place would else look like an empty folder."""
+    store = open_store(url)
+    if "://" not in store.url and Path(store.url).is_file():
+        raise StoreUnavailableError(f"the store {store.url} is no folder: choose another with --store")
+    return store
+
+
+def _ask(question: str) -> None:
+    """Have a person confirm.
+
+    Raises:
+      InputError: nobody is there, or nobody agrees.
+    """
+    if not sys.stdin.isatty():
+        raise InputError("nobody can be asked here: say --yes if everything that the client delivered is to be deleted")
+    if not typer.confirm(question, err=True):
+        raise InputError("nothing was deleted, as you did not agree")
+
+
+@contextlib.contextmanager
+def _progress(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """Show on a terminal how far something is that takes more than a second."""
+    status = errors.status(doing)
+    begun, shown = time.monotonic(), False
+
+    def watch(objects: int, size: int) -> None:
+        nonlocal shown
+        if not shown and time.monotonic() - begun > 1:
+            status.start()
+            shown = True
+        if shown and objects % 16 == 0:
+            status.update(f"{doing}: {_count(objects, 'object')}, {decimal(size)}")
+
+    try:
+        yield watch
+    finally:
+        status.stop()
+
+
+def _verified(store: Store, training: str) -> Report:
+    with _progress(f"reading {training}") as watch:
+        return verify_training(store, training, lambda report: watch(report.objects, report.size))
+
+
+def _tell_reports(store: Store, reports: Sequence[Report]) -> None:
+    if not reports:
+        console.print(f"no trainings in {store.url}", soft_wrap=True)
+    for report in reports:
+        for finding in report.findings.values():
+            console.print(_finding(finding), soft_wrap=True)
+        for client, number in sorted(report.gone.items()):
+            gone = _count(number, "delivery", "deliveries")
+            console.print(f"{report.training}: {gone} of {client} gone, on its request", soft_wrap=True)
+        wrong = len(report.findings)
+        outcome = f"{wrong} damaged or missing" if wrong else "everything is whole"
+        counts = f"{_count(report.versions, 'version')}, {_count(report.updates, 'update')}"
+        read = f"{_count(report.objects, 'object')}, {decimal(report.size)} read"
+        console.print(f"{report.training}: {counts}, {read}: {outcome}", soft_wrap=True)
+
+
+def _finding(finding: Finding) -> str:
+    needed = f", and needed by {', '.join(finding.versions)}" if finding.versions else ""
+    return f"{finding.key} {finding.problem}{needed}"
+
+
+def _report_json(report: Report) -> dict[str, object]:
+    return {
+        "training": report.training,
+        "versions": report.versions,
+        "updates": report.updates,
+        "objects": report.objects,
+        "bytes": report.size,
+        "gone": dict(report.gone),
+        "findings": [
+            {"key": finding.key, "problem": finding.problem, "versions": finding.versions}
+            for finding in report.findings.values()
+        ],
+    }
+
+
+def _told(training: str, client: str, deleted: Deleted) -> Iterator[str]:
+    updates, reports = _count(deleted.updates, "update"), _count(deleted.reports, "report")
+    yield f"{training}: {updates} and {reports} of {client} deleted"
+    if deleted.kept:
+        yield f"{_count(deleted.kept, 'blob')} stays: other clients or trainings have the very same tensors"
+    if deleted.versions:
+        yield f"{', '.join(deleted.versions)} stay, with what they learned from it"
+
+
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def _local(moment: datetime) -> str:
+    return moment.astimezone().strftime("%d %b %H:%M")
+
+
+def _rollbacks(pointer: Pointer) -> list[str]:
+    return [f"rolled back from {r.left} to {r.to}, {_local(r.at)}" for r in pointer.rollbacks]
+
+
+def _unknown(store: Store, training: str) -> NotFoundError:
+    known = ", ".join(training_names(store)) or "none"
+    return NotFoundError(f"no training {training} in {store.url}; there are: {known}")
+
+
 def _existing(store: Store, training: str) -> TrainingStore:
     trainings = TrainingStore(store, training)
     try:
         trainings.head()
     except NotFoundError as error:
-        known = ", ".join(training_names(store)) or "none"
-        raise NotFoundError(f"no training {training} in {store.url}; there are: {known}") from error
+        raise _unknown(store, training) from error
     return trainings
 
 
@@ -161,17 +382,22 @@ def _has_begun(store: Store, training: str) -> bool:
 
 
 def _list_trainings(store: Store, as_json: bool) -> None:
-    rows = [(name, TrainingStore(store, name).version()) for name in training_names(store) if _has_begun(store, name)]
+    begun = [TrainingStore(store, name) for name in training_names(store) if _has_begun(store, name)]
+    rows = [(trainings.name, trainings.version(), trainings.head().pointer) for trainings in begun]
     if as_json:
-        print_json([{"training": n, "version": v.version, "metrics": v.metrics} for n, v in rows])
+        print_json([{"training": n, "version": v.version, "metrics": v.metrics, **_moves(p)} for n, v, p in rows])
         return
     if not rows:
         console.print(f"no trainings in {store.url}; `fededge run` begins one", soft_wrap=True)
         return
     table = Table("training", "current", "score", "workload")
-    for name, version in rows:
+    for name, version, _ in rows:
         table.add_row(name, version.version, _score(version), version.settings.workload)
     console.print(table)
+
+
+def _moves(pointer: Pointer) -> dict[str, object]:
+    return {"rollbacks": [rollback.model_dump(mode="json") for rollback in pointer.rollbacks]}
 
 
 def _score(version: Version) -> str:

@@ -261,5 +261,5 @@ def _shown(value: object) -> str:
 
 def _refuse(reason: ExclusionReason, detail: str) -> Refusal:
     """Refuse with one line, whatever names a client has given to things."""
-    shown = detail if len(detail) <= _DETAIL else f"{detail[: _DETAIL - 1]}…"
-    return Refusal(reason, "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown))
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in detail[: _DETAIL + 1])
+    return Refusal(reason, shown if len(shown) <= _DETAIL else f"{shown[: _DETAIL - 1]}…")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def read_header(encoded: bytes, longest: int) -> dict[str, str]:
 
 def _parse(text: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(text.decode(), object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+        header = json.loads(text.decode(), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:  # an integer of 5,000 digits is a ValueError too
         raise HeaderError(f"the header is no JSON: {error}") from error
     if not isinstance(header, dict):
@@ -94,10 +94,6 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(names := dict(pairs)) < len(pairs):
         raise HeaderError("a name is there twice")
     return names
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise HeaderError(f"{name} is no JSON")
 
 
 def _check_metadata(metadata: object) -> None:

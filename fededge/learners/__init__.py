@@ -68,6 +68,9 @@ class Learner(Protocol):
           InputError: the file is of another model, or of a format that this learner does not read.
         """
 
+    def prepare(self) -> None:
+        """Load what training needs, such as a framework. Called once, before the first client of a process."""
+
     def train(
         self, client: str, weights: Tensors, examples: Examples, how: LocalTraining, seeds: ClientSeeds
     ) -> ClientUpdate:

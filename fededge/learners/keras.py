@@ -109,6 +109,9 @@ class KerasLearner:
             raise InputError(f"{path.name} has {signature(weights)}, this workload's model needs {expected}")
         return weights
 
+    def prepare(self) -> None:
+        start_tff_worker()
+
     def train(
         self, client: str, weights: Tensors, examples: Examples, how: LocalTraining, seeds: ClientSeeds
     ) -> ClientUpdate:

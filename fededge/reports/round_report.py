@@ -116,6 +116,8 @@ def _told(version: Version) -> list[str]:
     elif capped := [update for update in version.accepted if update.weight < update.num_examples]:
         share = version.settings.max_client_share
         told.append(f"{len(capped):,} claimed more examples than may weigh and were capped (max_client_share={share}).")
+    if reused := sum(update.reused_from is not None for update in version.accepted):
+        told.append(f"{reused:,} were trained in an earlier attempt.")
     if version.repeats:
         told.append(f"Delivered again, and something else, of which the first counts: {names(version.repeats, ROWS)}.")
     return told

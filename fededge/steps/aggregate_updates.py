@@ -140,6 +140,7 @@ def _judge(work: Work, gate: Gate, client: str, arrivals: Mapping[str, datetime]
         clipped=verdict.clipped,
         metrics=update.metrics,
         seconds=update.seconds,
+        reused_from=update.reused_from,
     )
 
 

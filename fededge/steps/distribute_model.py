@@ -99,7 +99,7 @@ def _acquire(trainings: TrainingStore, how: RoundSettings, holder: str) -> int:
       LeaseError: another run works on it, or garbage is being collected.
     """
     end = trainings.store.now() + timedelta(seconds=how.deadline_s + how.finish_s)
-    token = trainings.lease.acquire(holder, end)
+    token = trainings.acquire(holder, end)
     # Each of the two writes its own mark before it looks for the other's, so one of them sees it.
     if Leases(trainings.store, "", keys.COLLECTING).active():
         release(trainings, token)

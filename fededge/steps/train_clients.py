@@ -78,6 +78,12 @@ class _Trainer:
     def weights(self) -> Tensors:
         return get_tensors(self.work.store, self.work.plan.base_model)
 
+    def prepare(self) -> None:
+        """Load what training needs, or the first client would seem slower than the others."""
+        if "weights" not in vars(self):
+            self.learner.prepare()
+            _ = self.weights
+
     @cached_property
     def earlier(self) -> list[AttemptRef]:
         """The attempts at this round that failed before this one, the newest first."""
@@ -120,6 +126,8 @@ def _answer(trainer: _Trainer, client: str) -> bool:
     if _target_reached(work):
         return _fail(work, Failure(client=client, reason=ExclusionReason.NOT_NEEDED, detail="the target was reached"))
     try:
+        trainer.prepare()
+        begun = time.monotonic()
         update = _train(trainer, client, begun)
     except StoreError:
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import safetensors
 import safetensors.numpy
 
@@ -37,7 +38,9 @@ def get_bytes(store: Store, digest: Digest, limit: int | None = None) -> bytes:
 
 
 def put_tensors(store: Store, tensors: Tensors) -> Digest:
-    return put_bytes(store, safetensors.numpy.save(tensors))
+    # The library writes an array's memory as it lies there, whatever its strides are.
+    ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    return put_bytes(store, safetensors.numpy.save(ordered))
 
 
 def get_tensors(store: Store, digest: Digest, limit: int | None = None) -> Tensors:

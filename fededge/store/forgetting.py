@@ -25,7 +25,6 @@ from fededge.store import keys
 from fededge.store.collection import Hold, Watch, hold, is_gone, needed_blobs, open_version
 from fededge.store.trainings import TrainingStore
 
-_CLIENTS = ("updates", "repeats", "failures")  # folders of an attempt with documents of one client each
 _UNREADABLE = (CorruptError, FormatError, NotFoundError, TooLargeError)
 
 
@@ -125,7 +124,9 @@ def _delivered_anything(trainings: TrainingStore, ref: AttemptRef, client: str) 
 def _belongings(trainings: TrainingStore, client: str, held: Hold) -> _Belongings:
     store, name = trainings.store, trainings.name
     places = {key: place for key in store.keys(keys.rounds_folder(name)) if (place := keys.place(key))}
-    documents = {key: place for key, place in places.items() if place.folder in _CLIENTS and place.name == client}
+    documents = {
+        key: place for key, place in places.items() if place.folder in keys.CLIENT_FOLDERS and place.name == client
+    }
     deltas = {digest for place in documents.values() for digest in _deltas(trainings, place)}
     mentioned = bool(documents)
     for ref in (place.ref for place in places.values() if (place.folder, place.name) == ("", "closing")):

@@ -32,7 +32,8 @@ _VERSION = re.compile(r"v(0|[1-9][0-9]*)(-b([1-9][0-9]*))?")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _IN_TRAINING = re.compile(rf"trainings/({_TRAINING.pattern})/.+")
 _IN_ATTEMPT = re.compile(
-    rf"trainings/({_TRAINING.pattern})/rounds/({_VERSION.pattern})/([0-9]{{4,}})/(?:([a-z]+)/)?([^/]+)\.json"
+    rf"trainings/(?P<training>{_TRAINING.pattern})/rounds/(?P<version>{_VERSION.pattern})"
+    r"/(?P<number>[0-9]{4,})/((?P<folder>[a-z]+)/)?(?P<name>[^/]+)\.json"
 )
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 _CLIENT_BYTES = 80  # quoted three to one, a client's key still fits a file name
@@ -40,6 +41,7 @@ _CLIENT_BYTES = 80  # quoted three to one, a client's key still fits a file name
 TRAININGS = "trainings/"
 BLOBS = "blobs/"
 COLLECTING = "collecting.json"
+CLIENT_FOLDERS = ("updates", "repeats", "failures")  # of an attempt, with one document a client
 
 
 def training_folder(training: str) -> str:
@@ -82,6 +84,10 @@ def version_round(version: str) -> int:
     if not match:
         raise InputError(f"{version!r} is no version; versions look like v4, or v4-b1 after a rollback")
     return int(match[1])
+
+
+def is_version(text: str) -> bool:
+    return bool(_VERSION.fullmatch(text))
 
 
 def version_branch(version: str) -> int:
@@ -139,7 +145,7 @@ def place(key: str) -> Place | None:
     match = _IN_ATTEMPT.fullmatch(key)
     if not match:
         return None
-    training, _, version, _, _, number, folder, name = match.groups()
+    training, version, number, folder, name = match.group("training", "version", "number", "folder", "name")
     found = Place(AttemptRef(training=training, version=version, number=int(number)), folder or "", unquote(name))
     try:
         name = quote(found.name, safe="") if folder == "sittings" or not folder else _client(found.name)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from fededge.errors import ConflictError, ExistsError, LeaseError, NotFoundError
 from fededge.records import Lease
 from fededge.store import keys
-from fededge.store.port import Store
+from fededge.store.port import Store, Tagged
 
 HOLDER = "FEDEDGE_HOLDER"  # names the run to others; on a cluster its id does
 _PAST = datetime.fromtimestamp(0, UTC)
@@ -36,42 +36,33 @@ class Leases:
 
     def active(self) -> Lease | None:
         """Read the lease, if somebody holds it."""
-        try:
-            lease = Lease.load(self._store.get(self._key).data, self._key)
-        except NotFoundError:
-            return None
-        return lease if lease.expires_at > self._store.now() else None
+        _, lease = self._read()
+        return lease if lease and lease.expires_at > self._store.now() else None
 
     def held_by(self, lease: Lease) -> str:
         """Say who holds the lease, and what can be done."""
         until = f"{lease.expires_at:%Y-%m-%d %H:%M:%S} UTC"
         return f"{self._what} is being worked on by {lease.holder}, until {until} at most: wait for it{self._remedy}"
 
-    def acquire(self, holder: str, expires_at: datetime) -> int:
+    def acquire(self, holder: str, expires_at: datetime, above: int = 0) -> int:
         """Take the lease, and return its token. The holder that has it keeps its token.
+
+        Args:
+          holder: names the run.
+          expires_at: by the store's clock.
+          above: a token that was seen; the lease's will be higher, even if its document was lost.
 
         Raises:
           LeaseError: another run holds it.
         """
         while True:
-            try:
-                value = self._store.get(self._key)
-            except NotFoundError:
-                try:
-                    self._store.create(self._key, Lease(token=1, holder=holder, expires_at=expires_at).dump())
-                except ExistsError:
-                    continue
-                return 1
-            lease = Lease.load(value.data, self._key)
-            over = lease.expires_at <= self._store.now()
-            if not over and lease.holder != holder:
+            value, lease = self._read()
+            active = lease and lease.expires_at > self._store.now()
+            if lease and active and lease.holder != holder:
                 raise LeaseError(self.held_by(lease))
-            taken = Lease(token=lease.token + over, holder=holder, expires_at=expires_at)
-            try:
-                self._store.replace(self._key, taken.dump(), value.tag)
-            except ConflictError:
-                continue
-            return taken.token
+            token = lease.token if lease and active else max(lease.token if lease else 0, above) + 1
+            if self._swap(value, Lease(token=token, holder=holder, expires_at=expires_at)):
+                return token
 
     def renew(self, token: int, expires_at: datetime) -> None:
         """Make the lease last longer; one that would end later anyway is left alone.
@@ -103,30 +94,36 @@ class Leases:
           LeaseError: another run has taken over meanwhile.
         """
         while True:
-            value = self._store.get(self._key)
-            lease = Lease.load(value.data, self._key)
-            if lease.token != token:
-                raise LeaseError(f"{lease.holder} has taken over {self._what} meanwhile")
-            revoked = Lease(token=token + 1, holder=by, expires_at=_PAST)
-            try:
-                self._store.replace(self._key, revoked.dump(), value.tag)
-            except ConflictError:
-                continue
-            return revoked.token
+            value, lease = self._read()
+            if lease is None or lease.token != token:
+                raise LeaseError(f"{lease.holder if lease else 'nobody'} has taken over {self._what} meanwhile")
+            if self._swap(value, Lease(token=token + 1, holder=by, expires_at=_PAST)):
+                return token + 1
 
     def _change(self, token: int, expires_at: Callable[[Lease], datetime]) -> None:
         while True:
-            value = self._store.get(self._key)
-            lease = Lease.load(value.data, self._key)
-            if lease.token != token:
-                raise LeaseError(
-                    f"{lease.holder} has taken over {self._what} from this run, which publishes nothing any more"
-                )
+            value, lease = self._read()
+            if lease is None or lease.token != token:
+                by = lease.holder if lease else "somebody who removed the lease"
+                raise LeaseError(f"{by} has taken over {self._what} from this run, which publishes nothing any more")
             changed = lease.model_copy(update={"expires_at": expires_at(lease)})
-            if changed == lease:
+            if changed == lease or self._swap(value, changed):
                 return
-            try:
-                self._store.replace(self._key, changed.dump(), value.tag)
-            except ConflictError:
-                continue
-            return
+
+    def _read(self) -> tuple[Tagged | None, Lease | None]:
+        try:
+            value = self._store.get(self._key)
+        except NotFoundError:
+            return None, None
+        return value, Lease.load(value.data, self._key)
+
+    def _swap(self, before: Tagged | None, after: Lease) -> bool:
+        """Write the lease unless somebody else has written since it was read; say whether it was written."""
+        try:
+            if before:
+                self._store.replace(self._key, after.dump(), before.tag)
+            else:
+                self._store.create(self._key, after.dump())
+        except (ConflictError, ExistsError):
+            return False
+        return True

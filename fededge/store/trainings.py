@@ -72,6 +72,8 @@ class TrainingStore:
             self.store.create(keys.training(self.name), training.dump())
         except ExistsError:
             training = self.training()
+            # Made at another time, the document is another one, and version 0 names the one that stands.
+            initial = initial.model_copy(update={"documents": {keys.training(self.name): training.digest}})
         if training.initial_model != initial.model:
             raise ConflictError(f"training {self.name} began with another model; choose another name")
         kept = self._create_or_keep(keys.version(self.name, initial.version), initial)
@@ -80,6 +82,18 @@ class TrainingStore:
 
     def training(self) -> Training:
         return self._get(Training, keys.training(self.name))
+
+    def acquire(self, holder: str, expires_at: datetime) -> int:
+        """Take the lease, with a token that the pointer will take, even if the lease's document was lost.
+
+        Raises:
+          LeaseError: another run holds it.
+        """
+        try:
+            seen = self.head().pointer.token
+        except NotFoundError:
+            seen = 0
+        return self.lease.acquire(holder, expires_at, seen)
 
     def head(self) -> Head:
         """Read the current pointer.
@@ -239,7 +253,9 @@ class TrainingStore:
           seconds: from the opening of the attempt, not counting the time between sittings.
         """
         key = keys.sitting(sitting.attempt, sitting.token)
-        begun = next(e.written_at for e in self.store.entries(keys.sitting_folder(sitting.attempt)) if e.key == key)
+        begun = {e.key: e.written_at for e in self.store.entries(keys.sitting_folder(sitting.attempt))}.get(key)
+        if begun is None:
+            raise InputError(f"no run has begun to work on {sitting}; `distribute_model` names what the others work on")
         return begun + timedelta(seconds=seconds - self._get(Sitting, key).spent_s)
 
     def deliver(self, ref: AttemptRef, update: Update) -> Update:

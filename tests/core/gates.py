@@ -34,7 +34,7 @@ def verdict_of(delta: Tensors | bytes, claim: Claim = CLAIM, gate: Gate = GATE) 
     verdict = gate.admit("zürich", claim, encoded)
     if isinstance(verdict, Refusal):
         assert verdict.detail.isprintable()
-        assert 0 < len(verdict.detail) <= 1000
+        assert 0 < len(verdict.detail) <= 200
     return verdict
 
 

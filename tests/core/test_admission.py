@@ -213,6 +213,17 @@ def test_what_a_header_hides_from_us_the_decoder_may_still_refuse() -> None:
     assert refusal.detail.startswith("no safetensors: ")
 
 
+def test_what_is_decoded_is_compared_with_the_model_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should the decoder ever read a header otherwise than we do."""
+    for other, reason in (
+        (good(**{"1/bias": np.ones((1, 3), np.float32)}), "1/bias is float32[1,3], the model has float32[3]"),
+        (good(**{"2/scale": None}), "2/scale is missing, the model has float32[]"),
+    ):
+        encoded = safetensors.numpy.save(good())
+        monkeypatch.setattr(safetensors.numpy, "load", lambda _, other=other: other)
+        assert refused(encoded) == Refusal(ExclusionReason.WRONG_TENSORS, reason)
+
+
 # Values
 
 
@@ -299,9 +310,10 @@ def test_a_norm_is_in_float64() -> None:
 
 def test_a_norm_does_not_depend_on_the_order_of_tensors_nor_on_their_layout() -> None:
     rng = np.random.default_rng(0)
-    delta = {name: rng.normal(size=(300, 400)).astype(np.float32) for name in "abc"}
+    delta = {name: rng.normal(size=(300, 400)).astype(np.float32) for name in "abcdefgh"}
     norm = l2_norm(delta)
-    assert norm == l2_norm(dict(reversed(delta.items())))
+    for shift in range(8):
+        assert norm == l2_norm({name: delta[name] for name in np.roll([*delta], shift).tolist()})
     assert norm == l2_norm({name: np.asfortranarray(value) for name, value in delta.items()})
     numbers = [float(number) for value in delta.values() for number in value.flat]
     assert norm == pytest.approx(math.sqrt(math.fsum(number * number for number in numbers)), rel=1e-14)

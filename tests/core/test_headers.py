@@ -28,14 +28,14 @@ def _tensor(dtype: object = "F32", shape: object = (3,), data_offsets: object = 
     return {"dtype": dtype, "shape": shape, "data_offsets": data_offsets}
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=100)
 @given(tensors, st.none() | st.dictionaries(names, names, min_size=1, max_size=3))
 def test_what_is_written_is_described_before_it_is_decoded(tensors: Tensors, metadata: dict[str, str] | None) -> None:
     encoded = safetensors.numpy.save(tensors, metadata)
     assert read_header(encoded, len(encoded)) == signature(tensors)
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=100)
 @given(tensors)
 def test_there_is_room_for_every_way_to_write_a_header(tensors: Tensors) -> None:
     described = signature(tensors)

@@ -11,19 +11,13 @@ import re
 import shlex
 import shutil
 import subprocess
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fededge.cli import main
-from fededge.core.tensors import Tensors, signature
-from fededge.records import Accepted, Runtime, Training, Version
-from fededge.settings import RoundSettings
-from fededge.store.blobs import put_tensors
 from fededge.store.folder import FolderStore
-from fededge.store.trainings import TrainingStore
+from tests.cli.trainings import begin_training, open_round, publish_round
 from tests.docs import pages
 from tests.docs.pages import PAGES, ROOT
 
@@ -76,7 +70,11 @@ ELSEWHERE = {
     ),
 }  # fmt: skip
 # Where the steps' environment is not made yet, the doctor says so.
-CODES = {"fededge doctor": 3, "fededge doctor --namespace my-team --store s3://models/fededge": 3}
+CODES = {
+    "fededge doctor": 3,
+    "fededge doctor --namespace my-team --store s3://models/fededge": 3,
+    "fededge rounds abandon digits": 2,  # asks, and there is no terminal
+}
 
 
 class _ReachedError(Exception):
@@ -105,24 +103,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _make_training(store: FolderStore) -> None:
-    """Begin `digits`, and publish v1 to v5 without training anything."""
-    trainings, settings = TrainingStore(store, "digits"), RoundSettings()
-    runtime = Runtime(fededge="0.1.0", python="3.11.7", machine="x86_64", cpu_features="avx2", threads=1, libraries={})
-    for number in range(6):
-        weights: Tensors = {"0000/w": np.full(3, number, np.float32)}
-        model = put_tensors(store, weights)
-        version = Version(
-            training="digits", version=f"v{number}", round=number, parent=f"v{number - 1}" if number else None,
-            attempt=min(number, 1), model=model, server_state=None, signature=signature(weights), settings=settings,
-            accepted=[Accepted(client="client-000000", delta=model, num_examples=570, metrics={"loss": 0.5})],
-            excluded=[], metric="accuracy", metrics={"accuracy": 0.9 + number / 100} if number else {}, data_schema={},
-            runtime=runtime, created_at=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number),
-        )  # fmt: skip
-        if number:
-            trainings.publish(version)
-        else:
-            training = Training(name="digits", settings=settings, signature=version.signature, initial_model=model)
-            trainings.create(training, version)
+    """Begin `digits`, publish v1 to v5, and leave the next round open, as a run that was killed does."""
+    trainings = begin_training(store, "digits")
+    for _ in range(5):
+        publish_round(trainings)
+    _, token = open_round(trainings, "run 2")
+    trainings.lease.release(token)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=pages.name)
@@ -163,7 +149,7 @@ def _understands(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         raise _ReachedError
 
     with monkeypatch.context() as patch:
-        for place in ("cli.run.open_store", "cli.versions.open_store", "environments.make"):
+        for place in ("cli.run.open_store", "cli.versions.open_store", "cli.rounds.open_store", "environments.make"):
             patch.setattr(f"fededge.{place}", reached)
         patch.setattr("sys.argv", ["fededge", *arguments])
         with pytest.raises(_ReachedError):

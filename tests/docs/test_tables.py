@@ -33,10 +33,11 @@ def test_the_inputs_are_those_of_the_pipelines() -> None:
         inputs[name] = spec["root"]["inputDefinitions"]["parameters"]
     rows = _rows(DOCS / "on-kubeflow.md", "## The pipeline")
     assert {name.strip("`") for name, *_ in rows} == inputs["fl_training"].keys()
-    for name, default, description in rows:
+    for name, cell, description in rows:
         definition = inputs["fl_round"][name.strip("`")]
-        shown = "" if default == "empty" else default.strip("`")
-        assert type(definition["defaultValue"])(shown) == definition["defaultValue"], name
+        shown = "" if cell == "empty" else cell.strip("`")
+        default = definition["defaultValue"]
+        assert shown == str(default).lower() if isinstance(default, bool) else type(default)(shown) == default, name
         assert description == definition["description"]
 
 

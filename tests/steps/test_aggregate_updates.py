@@ -228,6 +228,38 @@ def test_too_few_for_the_rule_fail_the_round(store: Store, capsys: pytest.Captur
         aggregate_updates(store.url, distributed.attempt, reports)
 
 
+@pytest.mark.parametrize("delta", ["", "../../etc/passwd", "sha256:0", f"sha256:{'0' * 64}"])
+def test_an_update_that_names_no_tensors_is_excluded(store: Store, delta: str) -> None:
+    distributed = a_round.distribute(store)
+    a_round.train(store, distributed)
+    _rewrite(store, "p0", {"delta": delta})
+    assert _excluded(store, distributed.attempt) == {"p0": ExclusionReason.CORRUPT}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"\xff" * 100, b'{"format": 2}', b"[" * 10**5, b'{"format": ' + b"9" * 10**4]
+)
+def test_an_update_that_is_no_document_is_excluded(store: Store, content: bytes) -> None:
+    distributed = a_round.distribute(store)
+    a_round.train(store, distributed)
+    key = keys.update(a_round.trainings(store).attempts("v1")[0], "p0")
+    store.replace(key, content, store.get(key).tag)
+    assert _excluded(store, distributed.attempt) == {"p0": ExclusionReason.CORRUPT}
+
+
+@pytest.mark.parametrize("count", [10**12, 1.5, "many", None, True, -1, 0, float("nan"), [5], 10**4000])
+def test_a_count_that_is_none_is_excluded_and_a_huge_one_capped(store: Store, count: object) -> None:
+    distributed = a_round.distribute(store)
+    a_round.train(store, distributed)
+    _rewrite(store, "p0", {"num_examples": count})
+    excluded = _excluded(store, distributed.attempt)
+    if isinstance(count, int) and count > 1:
+        assert excluded == {}
+    else:
+        assert excluded.keys() == {"p0"}
+        assert excluded["p0"] in (ExclusionReason.BAD_COUNT, ExclusionReason.CORRUPT)
+
+
 def test_an_oversized_document_is_left_out_and_not_read(store: Store) -> None:
     distributed = a_round.distribute(store)
     a_round.train(store, distributed)

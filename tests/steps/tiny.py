@@ -30,6 +30,9 @@ class TinyLearner:
     def load_weights(self, path: Path) -> Tensors:
         raise NotImplementedError
 
+    def prepare(self) -> None:
+        pass
+
     def train(
         self, client: str, weights: Tensors, examples: Examples, how: LocalTraining, seeds: ClientSeeds
     ) -> ClientUpdate:

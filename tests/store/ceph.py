@@ -71,6 +71,7 @@ class S3Server:
     """Where the server listens and who may use it; `authority` is the PEM file that its certificate needs."""
 
     cluster: _Cluster
+    gateway: _Gateway
     endpoint: str
     tls_endpoint: str
     authority: Path
@@ -79,6 +80,13 @@ class S3Server:
 
     def admin(self, *arguments: str) -> None:
         self.cluster.run("radosgw-admin", *arguments)
+
+    def stop(self) -> None:
+        """Stop answering; what is kept is kept."""
+        self.gateway.stop()
+
+    def start(self) -> None:
+        self.gateway.start()
 
 
 @dataclass(frozen=True)
@@ -122,8 +130,10 @@ def ceph_rgw(folder: Path) -> Iterator[S3Server]:
             osd_bytes=_OSD_BYTES,
         )
     )
+    gateway = _Gateway(cluster, (http, https))
     user = S3Server(
         cluster=cluster,
+        gateway=gateway,
         endpoint=f"http://127.0.0.1:{http}",
         tls_endpoint=f"https://localhost:{https}",
         authority=certificate.authority,
@@ -134,7 +144,8 @@ def ceph_rgw(folder: Path) -> Iterator[S3Server]:
         _start_monitor(cluster, stack, fsid, (mon_v2, mon_v1))
         _start_osd(cluster, stack)
         _make_user(cluster, user)
-        _start_gateway(cluster, stack, (http, https))
+        stack.callback(gateway.stop)
+        gateway.start()
         yield user
 
 
@@ -165,6 +176,22 @@ class _Cluster:
             _stop(process)
 
 
+class _Gateway:
+    """The part of a cluster that answers over http."""
+
+    def __init__(self, cluster: _Cluster, ports: Sequence[int]) -> None:
+        self._cluster = cluster
+        self._ports = ports
+        self._running = contextlib.ExitStack()
+
+    def start(self) -> None:
+        process = self._running.enter_context(self._cluster.daemon("radosgw", "client.rgw.a"))
+        _wait(lambda: all(_listens(port) for port in self._ports), process)
+
+    def stop(self) -> None:
+        self._running.close()
+
+
 def _start_monitor(cluster: _Cluster, stack: contextlib.ExitStack, fsid: str, ports: Sequence[int]) -> None:
     for entity, capabilities in _CAPABILITIES.items():
         create = () if cluster.keyring.exists() else ("--create-keyring",)
@@ -189,11 +216,6 @@ def _start_osd(cluster: _Cluster, stack: contextlib.ExitStack) -> None:
 def _make_user(cluster: _Cluster, user: S3Server) -> None:
     keys = ("--access-key", user.access_key, "--secret-key", user.secret_key)
     cluster.run("radosgw-admin", "user", "create", "--uid=tests", "--display-name=tests", *keys)
-
-
-def _start_gateway(cluster: _Cluster, stack: contextlib.ExitStack, ports: Sequence[int]) -> None:
-    process = stack.enter_context(cluster.daemon("radosgw", "client.rgw.a"))
-    _wait(lambda: all(_listens(port) for port in ports), process)
 
 
 def _run(command: Sequence[str]) -> str:

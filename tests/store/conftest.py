@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fededge.store import Store, open_store
+from tests.frameworks import HAVE_TENSORFLOW
 from tests.store.line import Line
 
 if TYPE_CHECKING:
     from tests.store.ceph import S3Server
+    from tests.store.owner import Owner
+
+collect_ignore = [] if HAVE_TENSORFLOW else ["test_s3_rounds.py"]
 
 
 @pytest.fixture
@@ -52,3 +56,15 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seconds: list[float] = []
     monkeypatch.setattr("urllib3.util.retry.time", SimpleNamespace(sleep=seconds.append))
     return seconds
+
+
+@pytest.fixture
+def owner(server: S3Server, line: Line, monkeypatch: pytest.MonkeyPatch) -> Owner:
+    """A user with a bucket, whose credentials `open_store` finds, over the line."""
+    from tests.store.owner import UTCNOW, Owner
+
+    owner = Owner.new(server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", owner.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", owner.secret_key)
+    monkeypatch.setattr("minio.time.utcnow", UTCNOW)  # puts back what a trouble sets
+    return owner

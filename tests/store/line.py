@@ -69,6 +69,7 @@ class Line:
       plan: is asked for each request, with its method and its path.
       requests: how many there were, with those that had a fault.
       injected: how many faults of each kind there were.
+      answers: how many answers of each status the server gave.
       before: called with the number of each request, from 1, before it is passed on.
       slow: take a second for 7 MB of an upload.
     """
@@ -76,6 +77,7 @@ class Line:
     def __init__(self, server: str) -> None:
         self.plan = in_order()
         self.injected: Counter[Fault] = Counter()
+        self.answers: Counter[int] = Counter()
         self.before: Callable[[int], object] = lambda number: None
         self.slow = False
         self.requests = 0
@@ -203,6 +205,7 @@ def _handler(line: Line) -> type[Handler]:
                 server.send(body)
                 answer = server.getresponse()
                 data = answer.read()
+            line.answers[answer.status] += 1
             kept = {name: value for name, value in answer.getheaders() if name in _PASSED_ON}
             if fault is Fault.LOST_ANSWER:
                 self.reset()

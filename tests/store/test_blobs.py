@@ -141,3 +141,17 @@ def test_what_is_no_document_is_corrupt(data: bytes) -> None:
 def test_a_document_comes_back_as_it_was() -> None:
     pointer = Pointer(version="v3-b1", manifest="", branch=1)
     assert Pointer.load(pointer.dump(), "a/key") == pointer
+
+
+def test_tensors_come_back_however_they_lie_in_memory(folder_store: Store) -> None:
+    base = np.arange(24, dtype=np.float32).reshape(4, 6)
+    tensors = {
+        "fortran": np.asfortranarray(base),
+        "transposed": base.T,
+        "strided": base[::2, 1::3],
+        "0-d": base[1, 1] * np.ones(()),
+    }
+    back = get_tensors(folder_store, put_tensors(folder_store, tensors))
+    for name, array in tensors.items():
+        assert back[name].shape == array.shape
+        np.testing.assert_array_equal(back[name], array)

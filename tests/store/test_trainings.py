@@ -371,7 +371,7 @@ def test_attempts_are_listed_oldest_first_and_not_with_those_of_other_versions(t
     assert training.attempts("v1") == []
     for attempt in (_attempt(10_000), _attempt(2), _attempt(10), _attempt(3, "v1-b1"), _attempt(4, "v10")):
         training.open_attempt(attempt)
-    training.deliver(REF, _update("a", "of an attempt that was never opened"))
+    training.deliver(REF, _update("a", "of no open attempt"))
     assert [ref.number for ref in training.attempts("v1")] == [2, 10, 10_000]
     assert training.attempts("v1-b1") == [_attempt(3, "v1-b1").ref]
 
