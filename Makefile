@@ -9,7 +9,7 @@ TRAININGS := tests/pipeline/test_training.py \
   $(filter-out tests/pipeline/test_training.py,$(wildcard tests/pipeline/test_*.py))
 # Beside TensorFlow's own packages, for the tests that need it.
 TENSORFLOW_PYTEST := $(BIN)/fededge env run tensorflow --with pytest==8.4.2 --with pytest-timeout==2.4.0 \
-  --with hypothesis==6.170.15 -- -m pytest
+  --with pytest-xdist==3.8.0 --with hypothesis==6.170.15 -- -m pytest
 
 .PHONY: help setup run test test-fast test-s3 test-docker lint compile lock images clean
 
@@ -24,7 +24,7 @@ run: setup ## Train: 5 rounds, 10 clients, as the compiled pipeline, on this mac
 
 test: setup lint ## Run every test that needs neither root nor Debian packages
 	$(PYTEST) $(FAST) $(PARALLEL)
-	$(TENSORFLOW_PYTEST) tests/learners tests/steps
+	$(TENSORFLOW_PYTEST) tests/learners tests/steps tests/faults tests/benchmarks $(PARALLEL)
 	$(PYTEST) $(TRAININGS) $(PARALLEL)
 
 test-fast: .venv/ready ## Run the tests that take seconds

@@ -58,6 +58,15 @@ ELSEWHERE = {
     "docker build --tag harbor.example.org/me/tumours:1.0 examples/tumours": (
         "tests/docker/test_docker_runner.py::test_own_workload_in_an_image_of_its_own"
     ),
+    "fededge run --clients 20 --rounds 15 --aggregation multi_krum --attackers 6": (
+        "tests/steps/test_spool.py::test_a_rule_keeps_a_liar_out_of_the_model"
+    ),
+    "fededge env run tensorflow -- -m benchmarks.poison --seeds 3 --rounds 15": (
+        "tests/benchmarks/test_poison.py::test_the_tables_have_every_rule_and_attack_and_come_out_again"
+    ),
+    "fededge env run tensorflow -- -m benchmarks.poison --check": (
+        "tests/benchmarks/test_poison.py::test_a_client_learns_what_tensorflow_learns"
+    ),
     "fededge env create": "Makefile: fededge env create tensorflow",  # `make setup`, before every test
     "fededge versions export digits": (
         "tests/pipeline/test_training.py::test_exported_model_loads_without_fededge"
