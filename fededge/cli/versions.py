@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +23,11 @@ from fededge.cli.output import (
     StoreOption,
     TrainingArgument,
     WithOption,
+    YesOption,
+    confirm,
     console,
     errors,
+    existing,
     print_json,
     say,
 )
@@ -64,7 +66,7 @@ def list_versions(
     if not training:
         _list_trainings(opened, as_json)
         return
-    trainings = _existing(opened, training)
+    trainings = existing(opened, training)
     pointer = trainings.head().pointer
     current, versions = pointer.version, trainings.versions()
     if as_json:
@@ -99,7 +101,7 @@ def show(
 
     from fededge.reports.round_report import HISTORY, round_report
 
-    trainings = _existing(_open(store), training)
+    trainings = existing(_open(store), training)
     manifest = trainings.version(version)
     forgotten = forgotten_in(trainings, manifest)
     if as_json:
@@ -123,7 +125,7 @@ def rollback(
 
     - `fededge versions rollback digits v3`
     """
-    moved = _existing(_open(store), training).rollback(version)
+    moved = existing(_open(store), training).rollback(version)
     console.print(f"{training} is at {moved.version}; its next versions end in -b{moved.branch}")
 
 
@@ -144,7 +146,7 @@ def export(
     - `fededge versions export digits`
     - `fededge versions export digits v3 --to digits.safetensors`
     """
-    trainings = _existing(_open(store), training)
+    trainings = existing(_open(store), training)
     manifest = trainings.version(version)
     path = (to or Path(f"{training}-{manifest.version}.keras")).absolute()
     if path.suffix not in (".keras", ".safetensors"):
@@ -180,7 +182,7 @@ def verify(
     """
     opened = _open(store)
     if training and not opened.keys(keys.training_folder(training)):
-        raise _unknown(opened, training)
+        existing(opened, training)  # which says what there is instead
     reports = [_verified(opened, name) for name in ([training] if training else training_folders(opened))]
     if as_json:
         print_json({"whole": not any(r.findings for r in reports), "trainings": [_report_json(r) for r in reports]})
@@ -233,7 +235,7 @@ def gc(
 def forget_client(
     training: TrainingArgument,
     client: Annotated[str, typer.Argument(help="The client's id.", show_default=False)],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Delete everything that a client delivered to a training, on its request.
@@ -247,9 +249,8 @@ def forget_client(
     - `fededge versions forget digits client-000003`
     - `fededge versions forget digits client-000003 --yes`
     """
-    trainings = _existing(_open(store), training)
-    if not yes:
-        _ask(f"Delete everything that {client} delivered to {training}? It cannot be undone")
+    trainings = existing(_open(store), training)
+    confirm(f"Delete everything that {client} delivered to {training}? It cannot be undone.", yes)
     with _progress("looking for what others need") as watch:
         deleted = forget(trainings, client, watch)
     for line in _told(training, client, deleted):
@@ -262,18 +263,6 @@ def _open(url: str) -> Store:
     if "://" not in store.url and Path(store.url).is_file():
         raise StoreUnavailableError(f"the store {store.url} is no folder: choose another with --store")
     return store
-
-
-def _ask(question: str) -> None:
-    """Have a person confirm.
-
-    Raises:
-      InputError: nobody is there, or nobody agrees.
-    """
-    if not sys.stdin.isatty():
-        raise InputError("nobody can be asked here: say --yes if everything that the client delivered is to be deleted")
-    if not typer.confirm(question, err=True):
-        raise InputError("nothing was deleted, as you did not agree")
 
 
 @contextlib.contextmanager
@@ -341,7 +330,8 @@ def _told(training: str, client: str, deleted: Deleted) -> Iterator[str]:
     updates, reports = _count(deleted.updates, "update"), _count(deleted.reports, "report")
     yield f"{training}: {updates} and {reports} of {client} deleted"
     if deleted.kept:
-        yield f"{_count(deleted.kept, 'blob')} stays: other clients or trainings have the very same tensors"
+        stay = "blob stays" if deleted.kept == 1 else "blobs stay"
+        yield f"{deleted.kept} {stay}: other clients, versions or trainings have the very same tensors"
     if deleted.versions:
         yield f"{', '.join(deleted.versions)} stay, with what they learned from it"
 
@@ -356,20 +346,6 @@ def _local(moment: datetime) -> str:
 
 def _rollbacks(pointer: Pointer) -> list[str]:
     return [f"rolled back from {r.left} to {r.to}, {_local(r.at)}" for r in pointer.rollbacks]
-
-
-def _unknown(store: Store, training: str) -> NotFoundError:
-    known = ", ".join(training_names(store)) or "none"
-    return NotFoundError(f"no training {training} in {store.url}; there are: {known}")
-
-
-def _existing(store: Store, training: str) -> TrainingStore:
-    trainings = TrainingStore(store, training)
-    try:
-        trainings.head()
-    except NotFoundError as error:
-        raise _unknown(store, training) from error
-    return trainings
 
 
 def _has_begun(store: Store, training: str) -> bool:

@@ -16,10 +16,10 @@ from fededge.errors import ConflictError, InputError, LeaseError, NotFoundError,
 from fededge.events import emit
 from fededge.records import Attempt, AttemptRef, SittingRef, Training, Version
 from fededge.settings import TRAINING_WIDE, Placement, RoundSettings
-from fededge.steps.running import release, running
+from fededge.steps.running import release, require_no_collection, running
 from fededge.store import keys, open_store
 from fededge.store.blobs import get_bytes, put_tensors
-from fededge.store.leases import HOLDER, Leases
+from fededge.store.leases import HOLDER
 from fededge.store.trainings import TrainingStore
 from fededge.workloads import Workload, code_digest, load_workload
 
@@ -100,10 +100,11 @@ def _acquire(trainings: TrainingStore, how: RoundSettings, holder: str) -> int:
     """
     end = trainings.store.now() + timedelta(seconds=how.deadline_s + how.finish_s)
     token = trainings.acquire(holder, end)
-    # Each of the two writes its own mark before it looks for the other's, so one of them sees it.
-    if Leases(trainings.store, "", keys.COLLECTING).active():
+    try:
+        require_no_collection(trainings.store)
+    except LeaseError:
         release(trainings, token)
-        raise LeaseError(f"garbage of {trainings.store.url} is being collected: run again in some minutes")
+        raise
     return token
 
 

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from fededge.errors import FedEdgeError, RoundError
+from fededge.errors import FedEdgeError, LeaseError, RoundError
 from fededge.events import emit
 from fededge.records import Attempt, AttemptRef, SittingRef
-from fededge.store import Store, open_store
+from fededge.store import Store, keys, open_store
+from fededge.store.leases import Leases
 from fededge.store.trainings import TrainingStore
 
 _LINE_LENGTH = 300
@@ -48,13 +49,23 @@ class Work:
         """Hold the training until the deadline and the time for finishing are over.
 
         Raises:
-          LeaseError: another run has taken over; this step must not go on.
+          LeaseError: another run has taken over, or garbage is being collected; this step must not go on.
         """
-        self.trainings.lease.renew(self.token, lease_end(self.trainings.store.now(), self.deadline, self.plan))
+        end = max(self.store.now(), self.deadline) + timedelta(seconds=self.plan.settings.finish_s)
+        self.trainings.lease.renew(self.token, end)
+        require_no_collection(self.store)  # it may have begun when the lease had ended
 
 
-def lease_end(now: datetime, deadline: datetime, plan: Attempt) -> datetime:
-    return max(now, deadline) + timedelta(seconds=plan.settings.finish_s)
+def require_no_collection(store: Store) -> None:
+    """Make sure that no garbage is being collected, after taking a lease.
+
+    Each of the two writes its own mark before it looks for the other's, so one of them sees it.
+
+    Raises:
+      LeaseError: it is.
+    """
+    if Leases(store, "", keys.COLLECTING).active():
+        raise LeaseError(f"garbage of {store.url} is being collected: run again in some minutes")
 
 
 @contextlib.contextmanager

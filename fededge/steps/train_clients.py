@@ -143,6 +143,7 @@ def _answer(trainer: _Trainer, client: str) -> bool:
 
 def _deliver(work: Work, update: Update, begun: float) -> bool:
     """Record an update, unless the round is over or another run's."""
+    work.renew()
     if work.trainings.closing(work.ref):
         raise LeaseError(f"round {work.plan.round} is closed; what {update.client} trained is stale, and dropped")
     kept = work.trainings.deliver(work.ref, update)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from typing import NamedTuple
 
+from fededge.core.updates import ExclusionReason
 from fededge.errors import (
     ConflictError,
     CorruptError,
@@ -110,7 +111,8 @@ def forgotten_in(trainings: TrainingStore, version: Version) -> list[str]:
     forgotten = trainings.forgotten()
     ref = AttemptRef(training=version.training, version=version.version, number=version.attempt)
     counted = [accepted.client for accepted in version.accepted if is_gone(trainings, ref, accepted, forgotten)]
-    left_out = [excluded.client for excluded in version.excluded if excluded.client in forgotten]
+    heard_of = [excluded for excluded in version.excluded if excluded.reason is not ExclusionReason.NO_UPDATE]
+    left_out = [excluded.client for excluded in heard_of if excluded.client in forgotten]
     return sorted([*counted, *(client for client in left_out if not _delivered_anything(trainings, ref, client))])
 
 

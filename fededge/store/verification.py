@@ -246,7 +246,7 @@ class _Verification:
             self._report.note(keys.pointer(self._name), "is missing")
         self._check_notes(listed)
         self._check_lease(listed)
-        if listed != [keys.lease(self._name)]:  # which is all that a run leaves that ends before it begins the training
+        if set(listed) - {keys.lease(self._name)}:  # all that is left of a run that ends before it begins the training
             self._check_training()
         for version in sorted({*versions, *(ref.version for ref in attempts)}, key=_order):
             manifest = self._check_manifest(version) if version in versions else None

@@ -58,6 +58,12 @@ def show(fededge: Command, store: Store) -> Callable[..., dict[str, Any]]:
     return call
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no cell of a table wrapped."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 def _rows(fededge: Command, store: Store) -> list[list[str]]:
     shown = fededge.works("rounds", "list", "digits", "--store", store.url)
     return [[c.strip() for c in row.split("│")[1:6]] for row in shown.splitlines() if row.startswith("│")]

@@ -17,6 +17,7 @@ import pytest
 
 from fededge.cli import main
 from fededge.store.folder import FolderStore
+from fededge.store.trainings import TrainingStore
 from tests.cli.trainings import begin_training, open_round, publish_round
 from tests.docs import pages
 from tests.docs.pages import PAGES, ROOT
@@ -82,7 +83,9 @@ ELSEWHERE = {
 CODES = {
     "fededge doctor": 3,
     "fededge doctor --namespace my-team --store s3://models/fededge": 3,
-    "fededge rounds abandon digits": 2,  # asks, and there is no terminal
+    # They ask, and there is no terminal.
+    "fededge rounds abandon digits": 2,
+    "fededge versions forget digits client-000001": 2,
 }
 
 
@@ -112,18 +115,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _make_training(store: FolderStore) -> None:
-    """Begin `digits`, publish v1 to v5, and leave the next round open, as a run that was killed does."""
+    """Begin `digits`, and publish v1 to v5."""
     trainings = begin_training(store, "digits")
     for _ in range(5):
         publish_round(trainings)
+
+
+def _leave_a_round_open(store: FolderStore) -> None:
+    """Do what a run does that is killed."""
+    trainings = TrainingStore(store, "digits")
     _, token = open_round(trainings, "run 2")
     trainings.lease.release(token)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=pages.name)
 def test_commands_work_in_their_order(
-    page: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    if any(command.startswith("fededge rounds") for command in pages.commands(page)):
+        _leave_a_round_open(FolderStore(folder / ".fededge" / "store"))
     for command in pages.commands(page):
         program, *arguments = shlex.split(command)
         if program == "export":

@@ -68,3 +68,9 @@ def owner(server: S3Server, line: Line, monkeypatch: pytest.MonkeyPatch) -> Owne
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", owner.secret_key)
     monkeypatch.setattr("minio.time.utcnow", UTCNOW)  # puts back what a trouble sets
     return owner
+
+
+@pytest.fixture
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed process has written is in the system's memory: syncing would prove nothing, and take long."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)

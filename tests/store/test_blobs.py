@@ -151,7 +151,7 @@ def test_tensors_come_back_however_they_lie_in_memory(folder_store: Store) -> No
         "strided": base[::2, 1::3],
         "0-d": base[1, 1] * np.ones(()),
     }
-    back = get_tensors(folder_store, put_tensors(folder_store, tensors))
+    back = blobs.get_tensors(folder_store, blobs.put_tensors(folder_store, tensors))
     for name, array in tensors.items():
         assert back[name].shape == array.shape
         np.testing.assert_array_equal(back[name], array)

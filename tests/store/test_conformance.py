@@ -426,7 +426,7 @@ class Against(RuleBasedStateMachine):
         assert self.store.keys("x/") == sorted(key for key in self.model if key.startswith("x/"))
 
 
-def test_a_folder_is_like_a_dict(folder: str) -> None:
+def test_a_folder_is_like_a_dict(folder: str, unsynced: None) -> None:
     run_state_machine_as_test(lambda: Against(folder), settings=settings(max_examples=100, deadline=None))
 
 

@@ -76,7 +76,9 @@ def test_it_dies_where_it_should(folder_store: Store, write: Write, phase: Phase
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_work_that_dies_at_any_write_is_completed_by_the_next(folder_store: Store, phase: Phase) -> None:
+def test_work_that_dies_at_any_write_is_completed_by_the_next(
+    folder_store: Store, unsynced: None, phase: Phase
+) -> None:
     whole = FaultyStore(open_store(f"{folder_store.url}/whole"))
     work(whole, rounds=2, clients=2)
     kept = contents(whole)

@@ -313,6 +313,16 @@ def test_a_server_that_talks_nonsense(
             assert ": " in text.removeprefix(f"the S3 server {endpoint} ")
 
 
+@pytest.mark.parametrize("name", ["always busy", "always broken"])
+def test_a_server_that_goes_on_failing_is_not_taken_for_another(
+    settings: None, waits: list[float], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with _answering(GARBAGE[name]) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        for text in _troubles("s3://bucket/store"):
+            assert text.startswith(f"the S3 server {endpoint} failed (")
+
+
 def _forgetful() -> contextlib.AbstractContextManager[str]:
     """Serve a store that writes whatever the condition, as some servers do."""
     values: dict[str, bytes] = {}

@@ -12,12 +12,13 @@ import pytest
 from fededge.core.updates import ExclusionReason
 from fededge.records import Lease, Pointer
 from fededge.store import Store, keys
+from fededge.store.collection import MIN_AGE, collect_garbage
 from fededge.store.folder import FolderStore
 from fededge.store.forgetting import forget
 from fededge.store.port import Tagged
 from fededge.store.verification import Report, verify
 from tests.store.faulty import FaultyStore
-from tests.store.history import CLIENTS, History, long_history, path_of, random_history
+from tests.store.history import CLIENTS, History, Later, long_history, path_of, random_history
 
 STAGES = ["training", "closed", "aggregated", "evaluated"]
 
@@ -58,6 +59,47 @@ def test_random_histories_are_whole(tmp_path: Path, seed: int) -> None:
     report = _verify(history.store)
     assert report.findings == {}
     assert report.versions == len(history.trainings.versions())
+
+
+class Watched(FaultyStore):
+    """Is verified after each write, as if the writer had been killed there."""
+
+    moments = 0
+
+    def create(self, key: str, data: bytes) -> None:
+        super().create(key, data)
+        self._look()
+
+    def replace(self, key: str, data: bytes, tag: str) -> None:
+        super().replace(key, data, tag)
+        self._look()
+
+    def _look(self) -> None:
+        assert _verify(self.inner).findings == {}
+        self.moments += 1
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+def test_at_no_moment_of_a_training_is_anything_wrong(tmp_path: Path, seed: int | None) -> None:
+    watched = Watched(FolderStore(tmp_path / "store"))
+    if seed is None:
+        long_history(watched)
+    else:
+        random_history(watched, seed)
+    assert watched.moments > 30
+
+
+def test_in_every_store(store: Store) -> None:
+    history = long_history(store)
+    assert _verify(store).findings == {}
+    collect_garbage(Later(store, timedelta(hours=2)), MIN_AGE, lambda *_: None)
+    assert {keys.digest_of_blob(key) for key in store.keys(keys.BLOBS)} == history.published | history.open
+    forget(history.trainings, CLIENTS[1], lambda *_: None)
+    report = _verify(store)
+    assert (report.findings, report.gone) == ({}, {CLIENTS[1]: 5})
+    model = keys.blob(history.trainings.version().model)
+    store.delete(model)
+    assert _wrong(store) == {model}
 
 
 def _positions(size: int, rng: random.Random) -> set[int]:
