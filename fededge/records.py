@@ -1,4 +1,4 @@
-"""The JSON documents of the store. All but `Pointer` and `Lease` are written once and never changed.
+"""The JSON documents of the store. All but `Pointer`, `Lease` and `Forgotten` are written once and never changed.
 
 A document ends with the digest of what is before it, so that a flipped bit anywhere in it is found when it is read.
 """

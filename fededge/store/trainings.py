@@ -164,7 +164,7 @@ class TrainingStore:
 
         Returns:
           The manifest that is in the store: this one, or that of an earlier try or attempt. The first one written
-          stands, and is published if its writer did not get to it.
+          stands, and is published if its writer did not get to it; but for one of an attempt that was given up.
 
         Raises:
           ConflictError: the pointer was moved meanwhile.
@@ -178,7 +178,10 @@ class TrainingStore:
                     f"{self.name} is at {head.pointer.version} and no longer at {manifest.parent}: another run or a "
                     "rollback moved it; start the round again"
                 )
-            kept = self._create_or_keep(keys.version(self.name, manifest.version), manifest)
+            try:
+                kept = self._keep_manifest(manifest, is_current=head.pointer.version == manifest.version)
+            except ConflictError:
+                continue
             if head.pointer.version == manifest.version:
                 if (kept.model, kept.attempt) != (manifest.model, manifest.attempt):
                     raise ConflictError(
@@ -190,6 +193,23 @@ class TrainingStore:
             except ConflictError:
                 continue
             return kept
+
+    def _keep_manifest(self, manifest: Version, *, is_current: bool) -> Version:
+        """Write a manifest unless there is one; return the one that stands.
+
+        One that nothing names yet and whose attempt was given up, written by a run that woke too late, is replaced.
+        """
+        key = keys.version(self.name, manifest.version)
+        try:
+            self.store.create(key, manifest.dump())
+        except ExistsError:
+            value = self.store.get(key)
+            kept = Version.load(value.data, key)
+            ref = AttemptRef(training=kept.training, version=kept.version, number=kept.attempt)
+            if is_current or kept.attempt == manifest.attempt or not self.failed(ref):
+                return kept
+            self.store.replace(key, manifest.dump(), value.tag)
+        return manifest
 
     def rollback(self, version: str) -> Pointer:
         """Make an earlier version current. Later versions stay; going on makes a branch beside them.

@@ -399,3 +399,14 @@ def test_a_claim_that_is_fixed_would_be_noticed(tmp_path: Path) -> None:
 def test_the_files_hold_two_documents_and_no_more() -> None:
     for name in PIPELINES:
         assert len(list(yaml.load_all((FOLDER / f"{name}.yaml").read_text(), yaml.CSafeLoader))) == 2
+
+
+def test_every_round_holds_the_training_in_the_name_of_its_run(pipeline: Compiled) -> None:
+    """The run's id, the same in all its tasks and in no other run."""
+    found = [
+        task["inputs"]["parameters"]["run"]["runtimeValue"]["constant"]
+        for path, task, _ in compiled.origins(pipeline)
+        if path.endswith("/distribute-model")
+    ]
+    assert found == ["{{$.pipeline_job_uuid}}"] * len(found)
+    assert found

@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -63,7 +63,7 @@ class Undisturbed:
     clients: set[str]
 
 
-Undisturbeds = Any  # a function from a name in TRAININGS
+Undisturbeds = Callable[[str], Undisturbed]  # of a name in TRAININGS
 
 
 @pytest.fixture(scope="module")

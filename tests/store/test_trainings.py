@@ -214,6 +214,21 @@ def test_a_version_that_was_made_first_and_not_published_is_published(training: 
     assert _where(training.head().pointer) == ("v1", 0)
 
 
+def test_a_version_of_an_attempt_that_was_given_up_is_not_published(training: TrainingStore) -> None:
+    """Its run slept, was given up, and woke too late: it wrote the manifest, and could not move the pointer."""
+    with pytest.raises(StoppedError):
+        TrainingStore(Stopping(training.store, 1), "digits").publish(_version("v1", "v0"), TOKEN)
+    training.fail_attempt(REF, Failed(reason="given up by hand"))
+    ours = _version("v1", "v0", model="other", attempt=2)
+    assert training.publish(ours, TOKEN) == ours
+    assert training.version() == ours
+    # What is current stays, whatever is noted of its attempt.
+    training.fail_attempt(REF.model_copy(update={"number": 2}), Failed(reason="too late"))
+    with pytest.raises(ConflictError, match="published by another run"):
+        training.publish(_version("v1", "v0", attempt=3), TOKEN)
+    assert training.version() == ours
+
+
 def test_an_older_token_publishes_nothing(training: TrainingStore) -> None:
     training.fence(7)
     with pytest.raises(LeaseError, match="another run has taken over"):
