@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fededge.environments import Environment
-from fededge.records import AttemptRef
+from fededge.records import AttemptRef, SittingRef
 from fededge.settings import Placement, RoundSettings
 from fededge.store.folder import FolderStore
 from fededge.store.trainings import TrainingStore
@@ -26,7 +26,7 @@ DISTRIBUTE = """
 import json, sys
 from fededge.steps.distribute_model import distribute_model
 store, settings, placement = sys.argv[1:]
-distribute_model(store, "dropout", "current", "", 0, json.loads(settings), json.loads(placement))
+distribute_model(store, "dropout", "current", "", 0, json.loads(settings), json.loads(placement), "a-run")
 """
 TRAIN = "import sys; from fededge.steps.train_clients import train_clients; train_clients(*sys.argv[1:])"
 AGGREGATE = (
@@ -43,7 +43,7 @@ def models(
     return {size: _aggregated(tensorflow, folder / str(size), size) for size in (10, 5, 1)}
 
 
-def test_batches_of_10_5_and_1_give_the_same_model(models: Mapping[int, str]) -> None:
+def test_invariant_04_batches_of_10_5_and_1_give_the_same_model(models: Mapping[int, str]) -> None:
     assert len(models) == 3
     assert len(set(models.values())) == 1
 
@@ -53,7 +53,8 @@ def _aggregated(tensorflow: tuple[Environment, dict[str, str]], store: Path, cli
     _step(tensorflow, DISTRIBUTE, str(store), settings.model_dump_json(), Placement().model_dump_json())
     trainings = TrainingStore(FolderStore(store), "dropout")
     ref = AttemptRef(training="dropout", version="v1", number=1)
-    batches = [f"{ref}/{name}" for name in trainings.attempt(ref).batches]
+    sitting = SittingRef(attempt=ref, token=1)
+    batches = [f"{sitting}/{name}" for name in trainings.attempt(ref).batches]
     random.Random(clients_per_pod).shuffle(batches)
     cpus = sorted(os.sched_getaffinity(0))
     with ThreadPoolExecutor(len(cpus)) as pool:
@@ -63,7 +64,7 @@ def _aggregated(tensorflow: tuple[Environment, dict[str, str]], store: Path, cli
         ]
         for done in started:
             done.result()
-    _step(tensorflow, AGGREGATE, str(store), str(ref))
+    _step(tensorflow, AGGREGATE, str(store), str(sitting))
     aggregate = trainings.aggregate(ref)
     closing = trainings.closing(ref)
     assert aggregate is not None

@@ -14,14 +14,14 @@ from fededge.store.trainings import TrainingStore
 from tests.pipeline.conftest import fededge, store_in
 
 _PLAN = (
-    "[{'batch': 'tiny/v1/1/b000', 'data_claim': 'a', 'cpu_request': '1', 'cpu_limit': '1', "
+    "[{'batch': 'tiny/v1/1/1/b000', 'data_claim': 'a', 'cpu_request': '1', 'cpu_limit': '1', "
     "'memory_request': '1Gi', 'memory_limit': '1Gi'}]"
 )
 # For each step what it returns when it does nothing else.
 STUBS = {
-    "distribute_model": f"__import__('types').SimpleNamespace(attempt='tiny/v1/1', plan={_PLAN})",
+    "distribute_model": f"__import__('types').SimpleNamespace(attempt='tiny/v1/1/1', plan={_PLAN})",
     "train_clients": "{'batch': 'b000', 'delivered': 2, 'failed': 0}",
-    "aggregate_updates": f"'sha256:{'0' * 64}'",
+    "aggregate_updates": f"__import__('types').SimpleNamespace(model='sha256:{'0' * 64}', clients={{}})",
     "evaluate_model": "{'error': 0.0}",
     "version_model": "__import__('types').SimpleNamespace(version='v1', reference={})",
 }
