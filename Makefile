@@ -32,6 +32,7 @@ test-fast: .venv/ready ## Run the tests that take seconds
 
 test-s3: setup ## Test against a real S3 server; needs root and Debian's ceph-mon ceph-osd radosgw
 	FEDEDGE_REQUIRE_S3=1 $(PYTEST) -m "s3 and not docker"
+	FEDEDGE_REQUIRE_S3=1 $(TENSORFLOW_PYTEST) tests/store/test_s3_rounds.py
 
 test-docker: setup ## Build the images and train in them; needs root and Debian's docker.io debootstrap iptables
 	FEDEDGE_REQUIRE_DOCKER=1 $(PYTEST) -m docker

@@ -44,7 +44,7 @@ def list_rounds(training: TrainingArgument, store: StoreOption = DEFAULT_STORE, 
     - `fededge rounds list digits`
     - `fededge rounds list digits --json`
     """
-    views = Attempts(existing(open_store(store), training)).all()
+    views = Attempts(existing(open_store(store, hurried=True), training)).all()
     if as_json:
         print_json([view.as_json() for view in views])
         return
@@ -79,7 +79,7 @@ def show(
     """
     from rich.markdown import Markdown
 
-    attempts = Attempts(existing(open_store(store), training))
+    attempts = Attempts(existing(open_store(store, hurried=True), training))
     view = attempts.view(attempts.find(version, attempt))
     if as_json:
         print_json(details(attempts, view))
@@ -96,7 +96,7 @@ def release(training: TrainingArgument, yes: YesOption = False, store: StoreOpti
     - `fededge rounds release digits`
     - `fededge rounds release digits --yes`
     """
-    opened = open_store(store)
+    opened = open_store(store, hurried=True)
     trainings = TrainingStore(opened, training)
     lease = trainings.lease.active()
     if lease is None:
@@ -123,7 +123,7 @@ def abandon(training: TrainingArgument, yes: YesOption = False, store: StoreOpti
     - `fededge rounds abandon digits`
     - `fededge rounds abandon digits --yes`
     """
-    trainings = existing(open_store(store), training)
+    trainings = existing(open_store(store, hurried=True), training)
     view = _open_attempt(trainings)
     if lease := trainings.lease.active():
         raise LeaseError(trainings.lease.held_by(lease))

@@ -32,7 +32,7 @@ from fededge.cli.output import (
     say,
 )
 from fededge.environments import environment, link_library, make
-from fededge.errors import CorruptError, InputError, NotFoundError, RunError, StoreUnavailableError
+from fededge.errors import CorruptError, InputError, NotFoundError, RunError
 from fededge.records import Pointer, Version
 from fededge.store import Store, keys, open_store
 from fededge.store.blobs import get_bytes
@@ -62,7 +62,7 @@ def list_versions(
     - `fededge versions list`
     - `fededge versions list digits --json`
     """
-    opened = _open(store)
+    opened = open_store(store, hurried=True)
     if not training:
         _list_trainings(opened, as_json)
         return
@@ -101,7 +101,7 @@ def show(
 
     from fededge.reports.round_report import HISTORY, round_report
 
-    trainings = existing(_open(store), training)
+    trainings = existing(open_store(store, hurried=True), training)
     manifest = trainings.version(version)
     forgotten = forgotten_in(trainings, manifest)
     if as_json:
@@ -125,7 +125,7 @@ def rollback(
 
     - `fededge versions rollback digits v3`
     """
-    moved = existing(_open(store), training).rollback(version)
+    moved = existing(open_store(store, hurried=True), training).rollback(version)
     console.print(f"{training} is at {moved.version}; its next versions end in -b{moved.branch}")
 
 
@@ -146,7 +146,7 @@ def export(
     - `fededge versions export digits`
     - `fededge versions export digits v3 --to digits.safetensors`
     """
-    trainings = existing(_open(store), training)
+    trainings = existing(open_store(store, hurried=True), training)
     manifest = trainings.version(version)
     path = (to or Path(f"{training}-{manifest.version}.keras")).absolute()
     if path.suffix not in (".keras", ".safetensors"):
@@ -180,7 +180,7 @@ def verify(
     - `fededge versions verify digits`
     - `fededge versions verify --json`
     """
-    opened = _open(store)
+    opened = open_store(store, hurried=True)
     if training and not opened.keys(keys.training_folder(training)):
         existing(opened, training)  # which says what there is instead
     reports = [_verified(opened, name) for name in ([training] if training else training_folders(opened))]
@@ -212,7 +212,7 @@ def gc(
     - `fededge versions gc --dry-run`
     - `fededge versions gc`
     """
-    opened, min_age = _open(store), timedelta(minutes=min_age_minutes)
+    opened, min_age = open_store(store, hurried=True), timedelta(minutes=min_age_minutes)
     with _progress("looking for what nothing needs") as watch:
         if dry_run:
             garbage = Garbage(find_garbage(opened, min_age, watch), 0)
@@ -249,20 +249,12 @@ def forget_client(
     - `fededge versions forget digits client-000003`
     - `fededge versions forget digits client-000003 --yes`
     """
-    trainings = existing(_open(store), training)
+    trainings = existing(open_store(store, hurried=True), training)
     confirm(f"Delete everything that {client} delivered to {training}? It cannot be undone.", yes)
     with _progress("looking for what others need") as watch:
         deleted = forget(trainings, client, watch)
     for line in _told(training, client, deleted):
         console.print(line, soft_wrap=True)
-
-
-def _open(url: str) -> Store:
-    """Open a store to read from; a file in its place would else look like an empty folder."""
-    store = open_store(url)
-    if "://" not in store.url and Path(store.url).is_file():
-        raise StoreUnavailableError(f"the store {store.url} is no folder: choose another with --store")
-    return store
 
 
 @contextlib.contextmanager

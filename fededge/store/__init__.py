@@ -11,11 +11,12 @@ from fededge.store.port import Store
 __all__ = ["Store", "open_store"]
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, hurried: bool = False) -> Store:
     """Open the store that a URL names; nothing is contacted yet.
 
     Args:
       url: `s3://bucket/prefix`, or a folder's path or `file://` URL; empty for `FEDEDGE_STORE`.
+      hurried: for a person who waits: a server that does not answer is given up after some 4 s, not half a minute.
 
     Raises:
       SetupError: `url` and `FEDEDGE_STORE` are empty, or S3 has no endpoint or credentials.
@@ -30,7 +31,7 @@ def open_store(url: str) -> Store:
     if url.startswith("s3://"):
         from fededge.store.s3 import S3Store  # folders need no network library
 
-        return S3Store.from_environment(url)
+        return S3Store.from_environment(url, hurried=hurried)
     if "://" in url and not url.startswith("file://"):
         raise InputError(f"{url}: a store is s3://bucket/prefix or a folder")
     from fededge.store.folder import FolderStore

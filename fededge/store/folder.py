@@ -83,6 +83,8 @@ class FolderStore(Store):
 
     def entries(self, prefix: str) -> list[Entry]:
         with self._trouble():
+            if self._root.is_file():  # which would look like an empty folder
+                raise NotADirectoryError(errno.ENOTDIR, "no folder", self.url)
             return sorted(
                 Entry(path.relative_to(self._root).as_posix(), status.st_size, _written_at(status))
                 for path, status in _files(self._path(prefix))

@@ -152,11 +152,15 @@ class S3Store(Store):
         self._hurried = hurried
 
     @classmethod
-    def from_environment(cls, url: str) -> S3Store:
+    def from_environment(cls, url: str, *, hurried: bool = False) -> S3Store:
         """Open `s3://bucket/prefix` with the variables that other S3 programs read; nothing is contacted yet.
 
         They are AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and where there is need
         AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE (a PEM file: the only authorities that are trusted).
+
+        Args:
+          url: of the store.
+          hurried: give a server that does not answer up after some 4 s, not half a minute.
 
         Raises:
           SetupError: a variable is missing or wrong.
@@ -165,8 +169,8 @@ class S3Store(Store):
         endpoint = _variable("AWS_ENDPOINT_URL").rstrip("/")
         context = _context(endpoint)
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        patient, hurried = (_way(endpoint, context, retries) for retries in (_PATIENT, _HURRIED))
-        store = cls(endpoint, bucket, prefix.strip("/"), patient, hurried)
+        patient_way, hurried_way = (_way(endpoint, context, retries) for retries in (_PATIENT, _HURRIED))
+        store = cls(endpoint, bucket, prefix.strip("/"), hurried_way if hurried else patient_way, hurried_way)
         try:
             store._presigned("GET", "check")
         except ValueError as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fededge.cli.output import console
 from fededge.core.updates import ExclusionReason
 from fededge.errors import ConflictError, InputError, LeaseError, NotFoundError
 from fededge.records import Attempt, ClosedBecause, Closing, Excluded, Failed, Failure
@@ -61,7 +62,7 @@ def show(fededge: Command, store: Store) -> Callable[..., dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no cell of a table wrapped."""
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console, "_width", 200)
 
 
 def _rows(fededge: Command, store: Store) -> list[list[str]]:

@@ -169,6 +169,12 @@ def test_an_endpoint_that_is_away_is_waited_for_half_a_minute_but_in_a_check(
         assert (3 < sum(waits) < 6) if name == "check" else (30 < sum(waits) < 40)
 
 
+def test_a_person_is_not_kept_waiting(settings: None, waits: list[float]) -> None:
+    with pytest.raises(StoreUnavailableError):
+        open_store("s3://bucket/store", hurried=True).keys("a/")
+    assert 3 < sum(waits) < 6
+
+
 def test_not_all_come_back_at_once(settings: None, waits: list[float]) -> None:
     for _ in range(5):
         _trouble("s3://bucket/store", ATTEMPTS["get"])
