@@ -24,8 +24,8 @@ from fededge.records import (
 )
 from fededge.settings import RoundSettings
 from fededge.store import Store, keys
-from fededge.store.port import Tagged
 from fededge.store.trainings import TrainingStore, training_names
+from tests.store.faulty import FaultyStore, Killed
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 RUNTIME = Runtime(fededge="0", python="3.11", machine="x", cpu_features="", threads=1, libraries={}, packages="")
@@ -113,52 +113,15 @@ def test_a_training_does_not_begin_with_two_models(training: TrainingStore) -> N
     assert training.version() == _initial()
 
 
-class StoppedError(Exception):
-    pass
-
-
-class Stopping:
-    """A store whose process is stopped before one of its writes."""
-
-    def __init__(self, store: Store, writes: int) -> None:
-        self._store = store
-        self._writes = writes
-
-    @property
-    def url(self) -> str:
-        return self._store.url
-
-    def check(self) -> None:
-        self._store.check()
-
-    def get(self, key: str, limit: int | None = None) -> Tagged:
-        return self._store.get(key, limit)
-
-    def create(self, key: str, data: bytes) -> None:
-        self._count()
-        self._store.create(key, data)
-
-    def replace(self, key: str, data: bytes, tag: str) -> None:
-        self._count()
-        self._store.replace(key, data, tag)
-
-    def delete(self, key: str) -> None:
-        self._count()
-        self._store.delete(key)
-
-    def keys(self, prefix: str) -> list[str]:
-        return self._store.keys(prefix)
-
-    def _count(self) -> None:
-        if not self._writes:
-            raise StoppedError
-        self._writes -= 1
+def _stopping(store: Store, writes: int) -> FaultyStore:
+    """Have a store whose process is stopped after so many writes."""
+    return FaultyStore(store, writes + 1)
 
 
 @pytest.mark.parametrize("writes", range(3))
 def test_a_start_that_was_cut_short_is_completed(folder_store: Store, writes: int) -> None:
-    with pytest.raises(StoppedError):
-        TrainingStore(Stopping(folder_store, writes), "digits").create(_training(), _initial())
+    with pytest.raises(Killed):
+        TrainingStore(_stopping(folder_store, writes), "digits").create(_training(), _initial())
     training = TrainingStore(folder_store, "digits")
     with pytest.raises(NotFoundError):
         training.head()
@@ -168,8 +131,8 @@ def test_a_start_that_was_cut_short_is_completed(folder_store: Store, writes: in
 
 @pytest.mark.parametrize("writes", range(2))
 def test_a_publication_that_was_cut_short_is_completed(training: TrainingStore, writes: int) -> None:
-    with pytest.raises(StoppedError):
-        TrainingStore(Stopping(training.store, writes), "digits").publish(_version("v1", "v0"), TOKEN)
+    with pytest.raises(Killed):
+        TrainingStore(_stopping(training.store, writes), "digits").publish(_version("v1", "v0"), TOKEN)
     assert _where(training.head().pointer) == ("v0", 0)
     _publish(training, "v1")
     assert training.version() == _version("v1", "v0")
@@ -208,16 +171,16 @@ def test_a_version_that_another_run_published_is_kept(training: TrainingStore, o
 
 def test_a_version_that_was_made_first_and_not_published_is_published(training: TrainingStore) -> None:
     """A run that was taken over has written its manifest, and died: the version stands, and nobody is stuck."""
-    with pytest.raises(StoppedError):
-        TrainingStore(Stopping(training.store, 1), "digits").publish(_version("v1", "v0"), TOKEN)
+    with pytest.raises(Killed):
+        TrainingStore(_stopping(training.store, 1), "digits").publish(_version("v1", "v0"), TOKEN)
     assert training.publish(_version("v1", "v0", model="other", attempt=2), TOKEN) == _version("v1", "v0")
     assert _where(training.head().pointer) == ("v1", 0)
 
 
 def test_a_version_of_an_attempt_that_was_given_up_is_not_published(training: TrainingStore) -> None:
     """Its run slept, was given up, and woke too late: it wrote the manifest, and could not move the pointer."""
-    with pytest.raises(StoppedError):
-        TrainingStore(Stopping(training.store, 1), "digits").publish(_version("v1", "v0"), TOKEN)
+    with pytest.raises(Killed):
+        TrainingStore(_stopping(training.store, 1), "digits").publish(_version("v1", "v0"), TOKEN)
     training.fail_attempt(REF, Failed(reason="given up by hand"))
     ours = _version("v1", "v0", model="other", attempt=2)
     assert training.publish(ours, TOKEN) == ours
@@ -239,11 +202,11 @@ def test_an_older_token_publishes_nothing(training: TrainingStore) -> None:
     assert training.publish(_version("v1", "v0"), 7) == _version("v1", "v0")
 
 
-class Meanwhile(Stopping):
+class Meanwhile(FaultyStore):
     """A store where somebody else acts just before the pointer moves."""
 
     def __init__(self, store: Store, act: Callable[[], object]) -> None:
-        super().__init__(store, 100)
+        super().__init__(store)
         self._act = act
 
     def replace(self, key: str, data: bytes, tag: str) -> None:
