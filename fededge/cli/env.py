@@ -64,7 +64,7 @@ def run_python(
     arguments: Annotated[list[str], typer.Argument(help="What to pass to Python, after --.")],
     packages: WithOption = None,
 ) -> None:
-    """Run the Python of an environment, with FedEdge importable.
+    """Run the Python of an environment, with FedEdge importable, and what PYTHONPATH names.
 
     For example:
 
@@ -74,6 +74,8 @@ def run_python(
     environments.make(wanted, say)
     with tempfile.TemporaryDirectory() as folder:
         variables = wanted.variables(environments.link_library(Path(folder)))
+        if own := os.environ.get("PYTHONPATH"):
+            variables["PYTHONPATH"] += os.pathsep + own
         done = subprocess.run([str(wanted.python), *arguments], env={**os.environ, **variables})  # noqa: S603
     raise typer.Exit(done.returncode)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from fededge.core.aggregation import weighted_mean
+from fededge.core.aggregation import Weighted, weighted_mean
 from fededge.core.tensors import Tensors, signature
 from fededge.core.updates import ClientUpdate, ExclusionReason
 from fededge.errors import InputError, UpdateError, WorkloadError
@@ -57,7 +57,9 @@ def test_split_is_bit_for_bit_tff(optimizer: ServerOptimizer, momentum: float, r
             learner.train(client, weights, small.examples(client), settings, small.seeds(client, round_number))
             for client in small.CLIENTS
         ]
-        weights, state = apply_update(settings, weights, weighted_mean(updates), state)
+        weights, state = apply_update(
+            settings, weights, weighted_mean(Weighted(u.delta, u.num_examples) for u in updates), state
+        )
         data = [
             learner.dataset(small.examples(client), settings, small.seeds(client, round_number).shuffle)
             for client in small.CLIENTS
