@@ -107,3 +107,7 @@ class QuorumError(RoundError):
 
 class NonFiniteModelError(RoundError):
     pass
+
+
+# What reading a value of the store raises when that value is not as it should be.
+UNREADABLE = (CorruptError, FormatError, NotFoundError, TooLargeError)

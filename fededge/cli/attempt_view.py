@@ -11,12 +11,10 @@ from typing import Any
 
 from fededge.core.cohorts import client_order
 from fededge.core.updates import ExclusionReason
-from fededge.errors import CorruptError, FormatError, NotFoundError, TooLargeError
+from fededge.errors import UNREADABLE, NotFoundError
 from fededge.records import Attempt, AttemptRef, Closing, Excluded, Failed, SittingRef
 from fededge.store import keys
 from fededge.store.trainings import TrainingStore
-
-_UNREADABLE = (CorruptError, FormatError, NotFoundError, TooLargeError)
 
 
 class State(StrEnum):
@@ -207,7 +205,7 @@ def spent_seconds(attempts: Attempts, view: AttemptView) -> float:
 def _failure(trainings: TrainingStore, ref: AttemptRef, client: str) -> Excluded:
     try:
         failure = trainings.failure(ref, client)
-    except _UNREADABLE as error:  # a client wrote it
+    except UNREADABLE as error:  # a client wrote it
         return Excluded(client=client, reason=ExclusionReason.CORRUPT, detail=str(error))
     if failure is None:
         return Excluded(client=client, reason=ExclusionReason.NO_UPDATE, detail="its report is gone")

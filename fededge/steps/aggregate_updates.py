@@ -15,7 +15,7 @@ from fededge.core.robust import Rule, precondition
 from fededge.core.tensors import Tensors, non_finite, signature
 from fededge.core.updates import ExclusionReason, Refusal
 from fededge.core.weights import capped_weights
-from fededge.errors import CorruptError, FormatError, NonFiniteModelError, NotFoundError, QuorumError, TooLargeError
+from fededge.errors import UNREADABLE, NonFiniteModelError, QuorumError, TooLargeError
 from fededge.learners.server import apply_update, server_runtime
 from fededge.records import Accepted, Aggregate, ClosedBecause, Closing, Digest, Excluded, Failed, Update
 from fededge.reports.round_report import exclusions
@@ -23,7 +23,6 @@ from fededge.steps.running import Work, working
 from fededge.steps.spool import robust_mean
 from fededge.store.blobs import get_bytes, get_tensors, put_tensors
 
-_UNREADABLE = (CorruptError, FormatError, NotFoundError)
 _CUT_OFF = {ExclusionReason.DEADLINE, ExclusionReason.LATE}
 
 
@@ -94,7 +93,7 @@ def _read(work: Work, client: str) -> Update | Excluded:
         failure = work.trainings.failure(work.ref, client)
     except TooLargeError as error:
         return Excluded(client=client, reason=ExclusionReason.TOO_LARGE, detail=str(error))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return Excluded(client=client, reason=ExclusionReason.CORRUPT, detail=str(error))
     if failure is None:
         return Excluded(client=client, reason=ExclusionReason.NO_UPDATE, detail="nothing arrived")
@@ -164,7 +163,7 @@ def _admit(work: Work, gate: Gate, client: str, update: Update, arrivals: Mappin
         return gate.admit(client, claim, get_bytes(work.store, update.delta, gate.max_bytes))
     except TooLargeError as error:
         return Refusal(ExclusionReason.TOO_LARGE, str(error))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return Refusal(ExclusionReason.CORRUPT, str(error))
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from fededge.core.seeds import Purpose, derive_seed
 from fededge.core.tensors import Tensors
 from fededge.core.updates import ExclusionReason
-from fededge.errors import CorruptError, InputError, LeaseError, NotFoundError, StoreError, UpdateError
+from fededge.errors import UNREADABLE, InputError, LeaseError, StoreError, UpdateError
 from fededge.events import emit
 from fededge.learners import ClientSeeds, Examples, Learner
 from fededge.records import AttemptRef, Digest, Failure, Update, digest_of
@@ -120,7 +120,7 @@ def _answer(trainer: _Trainer, client: str) -> bool:
     """Train one client unless its update is there, and say whether it delivered."""
     begun = time.monotonic()
     work = trainer.work
-    if work.trainings.update(work.ref, client):
+    if _has_delivered(work, client):
         _tell(work, client, begun)
         return True
     if _target_reached(work):
@@ -141,6 +141,14 @@ def _answer(trainer: _Trainer, client: str) -> bool:
     return _fail(work, failure, begun)
 
 
+def _has_delivered(work: Work, client: str) -> bool:
+    """Whether a client's update is there, be it unreadable: the gate judges it, and the first one counts."""
+    try:
+        return work.trainings.update(work.ref, client) is not None
+    except UNREADABLE:
+        return True
+
+
 def _deliver(work: Work, update: Update, begun: float) -> bool:
     """Record an update, unless the round is over or another run's."""
     work.renew()
@@ -154,7 +162,7 @@ def _deliver(work: Work, update: Update, begun: float) -> bool:
 
 def _late(trainer: _Trainer, client: str) -> bool:
     work = trainer.work
-    if work.trainings.update(work.ref, client):
+    if _has_delivered(work, client):
         return True
     seconds = work.plan.settings.deadline_s
     return _fail(work, Failure(client=client, reason=ExclusionReason.DEADLINE, detail=f"not done after {seconds} s"))
@@ -224,18 +232,12 @@ def _work_digest(trainer: _Trainer, client: str, examples: Examples, seeds: Clie
 def _find_earlier(trainer: _Trainer, client: str, digest: Digest) -> Update | None:
     """Find the update that a failed attempt at this round has of the very same work."""
     for ref in trainer.earlier:
-        update = trainer.work.trainings.update(ref, client)
-        if update and update.work == digest and _is_whole(trainer.work, update):
-            return update
+        with contextlib.suppress(*UNREADABLE):
+            update = trainer.work.trainings.update(ref, client)
+            if update and update.work == digest:
+                get_bytes(trainer.work.store, update.delta)  # is it whole?
+                return update
     return None
-
-
-def _is_whole(work: Work, update: Update) -> bool:
-    try:
-        get_bytes(work.store, update.delta)
-    except (CorruptError, NotFoundError):
-        return False
-    return True
 
 
 def _tell(work: Work, client: str, begun: float, *, ok: bool = True, detail: str = "") -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
-from fededge.errors import CorruptError, FedEdgeError, FormatError, LeaseError, NotFoundError, TooLargeError
+from fededge.errors import UNREADABLE, FedEdgeError, LeaseError, NotFoundError
 from fededge.records import Accepted, AttemptRef, Digest, Forgotten, Version
 from fededge.store import keys
 from fededge.store.leases import Leases
@@ -29,7 +29,6 @@ Watch = Callable[[int, int], None]  # told how many objects were looked at, and 
 HOLD = timedelta(minutes=10)
 MIN_AGE = timedelta(hours=1)  # `fededge run --initial-model` writes a blob before its run begins and names it
 _BETWEEN_LOOKS_S = 30.0  # at the hold, while nothing is removed
-_UNREADABLE = (CorruptError, FormatError, NotFoundError, TooLargeError)
 
 
 class Garbage(NamedTuple):
@@ -174,7 +173,7 @@ def is_gone(trainings: TrainingStore, ref: AttemptRef, accepted: Accepted, forgo
 def _is_there(trainings: TrainingStore, ref: AttemptRef, client: str) -> bool:
     try:
         return trainings.update(ref, client) is not None
-    except _UNREADABLE:
+    except UNREADABLE:
         return True
 
 
@@ -250,6 +249,6 @@ def _of_attempt(trainings: TrainingStore, place: keys.Place, forgotten: Mapping[
 def _of_update(trainings: TrainingStore, ref: AttemptRef, client: str) -> _Need:
     try:
         update = trainings.update(ref, client)
-    except _UNREADABLE:  # also by the round, which leaves the client out
+    except UNREADABLE:  # also by the round, which leaves the client out
         return _Need([], 0)
     return _Need(_named(update.delta), len(update.dump())) if update else _Need([], 0)

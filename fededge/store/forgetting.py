@@ -12,21 +12,11 @@ import contextlib
 from typing import NamedTuple
 
 from fededge.core.updates import ExclusionReason
-from fededge.errors import (
-    ConflictError,
-    CorruptError,
-    ExistsError,
-    FormatError,
-    InputError,
-    NotFoundError,
-    TooLargeError,
-)
+from fededge.errors import UNREADABLE, ConflictError, ExistsError, InputError, NotFoundError
 from fededge.records import AttemptRef, Closing, Digest, Forgotten, Version
 from fededge.store import keys
 from fededge.store.collection import Hold, Watch, hold, is_gone, needed_blobs, open_version
 from fededge.store.trainings import TrainingStore
-
-_UNREADABLE = (CorruptError, FormatError, NotFoundError, TooLargeError)
 
 
 class Deleted(NamedTuple):
@@ -119,7 +109,7 @@ def forgotten_in(trainings: TrainingStore, version: Version) -> list[str]:
 def _delivered_anything(trainings: TrainingStore, ref: AttemptRef, client: str) -> bool:
     try:
         return bool(trainings.update(ref, client) or trainings.failure(ref, client))
-    except _UNREADABLE:
+    except UNREADABLE:
         return True
 
 
@@ -156,7 +146,7 @@ def _deltas(trainings: TrainingStore, place: keys.Place) -> list[Digest]:
             named = [repeat.kept, repeat.dropped]
         else:
             return []
-    except _UNREADABLE:
+    except UNREADABLE:
         return []
     return [digest for digest in named if keys.is_digest(digest)]  # a client may write anything
 

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from fededge.core.headers import PREFIX, data_size, header_room
 from fededge.core.tensors import signature
 from fededge.core.updates import ExclusionReason
-from fededge.errors import CorruptError, FormatError, NotFoundError, TooLargeError
+from fededge.errors import UNREADABLE, CorruptError, NotFoundError, TooLargeError
 from fededge.records import (
     Accepted,
     Aggregate,
@@ -54,7 +54,6 @@ _REPORTED = {  # by the client; for other reasons it was left out in spite of it
     ExclusionReason.DEADLINE,
     ExclusionReason.NOT_NEEDED,
 }
-_WRONG = (CorruptError, FormatError, NotFoundError, TooLargeError)
 _ARRIVED_BROKEN = {ExclusionReason.CORRUPT, ExclusionReason.TOO_LARGE}
 
 
@@ -146,7 +145,7 @@ class _Reader:
         """Read a document that must be there."""
         try:
             return kind.load(self.read(key, limit), key)
-        except _WRONG as error:
+        except UNREADABLE as error:
             self._report.note(key, _problem(error, key), version)
             return None
 
@@ -171,7 +170,7 @@ class _Reader:
     def _inspect(self, key: str, digest: Digest, limit: int | None, *, decode: bool) -> _Seen:
         try:
             data = self.read(key, limit)
-        except _WRONG as error:
+        except UNREADABLE as error:
             return _Seen(_problem(error, key))
         if digest_of(data) != digest:
             return _Seen(f"is damaged ({len(data)} bytes)")
@@ -263,7 +262,7 @@ class _Verification:
             self._pointer = Pointer.load(self._reader.read(key), key)
         except NotFoundError:
             return False
-        except _WRONG as error:
+        except UNREADABLE as error:
             self._report.note(key, _problem(error, key))
         return True
 

@@ -7,8 +7,9 @@ import pytest
 from fededge.core.updates import ExclusionReason
 from fededge.errors import InputError, RoundError, StoreUnavailableError
 from fededge.records import Failed
+from fededge.steps.aggregate_updates import aggregate_updates
 from fededge.steps.train_clients import train_clients
-from fededge.store import Store
+from fededge.store import Store, keys
 from fededge.store.blobs import get_tensors
 from tests.steps import round as a_round
 from tests.steps.tiny import TinyLearner, workload
@@ -56,6 +57,20 @@ def test_delivered_clients_are_not_trained_again(store: Store, monkeypatch: pyte
 
     monkeypatch.setattr(TinyLearner, "train", refuse)
     assert a_round.train(store, distributed) == first
+
+
+def test_an_update_that_was_damaged_meanwhile_is_left_to_the_gate(store: Store) -> None:
+    """Taken up again, the round leaves that client out and goes on."""
+    distributed = a_round.distribute(store)
+    a_round.train(store, distributed)
+    ref = a_round.trainings(store).attempts("v1")[0]
+    value = store.get(keys.update(ref, "p7"))
+    store.replace(keys.update(ref, "p7"), value.data.replace(b"p7", b"p8"), value.tag)
+    reports = a_round.train(store, distributed)
+    assert [report["delivered"] for report in reports] == [2, 2]
+    assert aggregate_updates(store.url, distributed.attempt, reports).clients == {
+        "accepted": 3, "excluded": 1, "CORRUPT": 1,
+    }  # fmt: skip
 
 
 def test_a_store_that_fails_ends_the_step(
