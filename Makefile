@@ -5,13 +5,14 @@ PYTEST := $(BIN)/python -m pytest
 FAST := tests/core tests/reports tests/contract tests/cli tests/docs tests/workloads tests/store -m "not s3 and not docker"
 PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # The longest first. (Given a file and its folder, pytest runs the file alone.)
+LONG := $(addprefix tests/pipeline/test_,sigkill.py batching.py overlap.py mnist.py)
 TRAININGS := tests/pipeline/test_training.py \
-  $(filter-out tests/pipeline/test_training.py,$(wildcard tests/pipeline/test_*.py))
+  $(filter-out tests/pipeline/test_training.py $(LONG),$(wildcard tests/pipeline/test_*.py))
 # Beside TensorFlow's own packages, for the tests that need it.
 TENSORFLOW_PYTEST := $(BIN)/fededge env run tensorflow --with pytest==8.4.2 --with pytest-timeout==2.4.0 \
   --with pytest-xdist==3.8.0 --with hypothesis==6.170.15 -- -m pytest
 
-.PHONY: help setup run test test-fast test-s3 test-docker lint compile lock images clean
+.PHONY: help setup run test test-fast test-long test-s3 test-docker lint compile lock images clean
 
 help: ## Explain the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -22,13 +23,16 @@ setup: .venv/ready ## Make the environments: ours in .venv, the steps' in the us
 run: setup ## Train: 5 rounds, 10 clients, as the compiled pipeline, on this machine
 	$(BIN)/fededge run
 
-test: setup lint ## Run every test that needs neither root nor Debian packages
+test: setup lint ## Run the tests that need neither root nor Debian packages, some ten minutes
 	$(PYTEST) $(FAST) $(PARALLEL)
 	$(TENSORFLOW_PYTEST) tests/learners tests/steps tests/faults tests/benchmarks $(PARALLEL)
 	$(PYTEST) $(TRAININGS) $(PARALLEL)
 
 test-fast: .venv/ready ## Run the tests that take seconds
 	$(PYTEST) $(FAST) $(PARALLEL) -x
+
+test-long: setup ## Run the long ones: kills, runs that overlap, batching, MNIST
+	$(PYTEST) $(LONG) $(PARALLEL)
 
 test-s3: setup ## Test against a real S3 server; needs root and Debian's ceph-mon ceph-osd radosgw
 	FEDEDGE_REQUIRE_S3=1 $(PYTEST) -m "s3 and not docker"
