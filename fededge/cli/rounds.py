@@ -22,7 +22,8 @@ from fededge.cli.output import (
     existing,
     print_json,
 )
-from fededge.errors import ConflictError, InputError, LeaseError, NotFoundError
+from fededge.errors import ConflictError, InputError, LeaseError, NotFoundError, StoreError
+from fededge.kubeflow.holder import end_dead
 from fededge.records import Failed
 from fededge.store import open_store
 from fededge.store.trainings import TrainingStore
@@ -44,7 +45,7 @@ def list_rounds(training: TrainingArgument, store: StoreOption = DEFAULT_STORE, 
     - `fededge rounds list digits`
     - `fededge rounds list digits --json`
     """
-    views = Attempts(existing(open_store(store, hurried=True), training)).all()
+    views = Attempts(_existing(store, training)).all()
     if as_json:
         print_json([view.as_json() for view in views])
         return
@@ -79,7 +80,7 @@ def show(
     """
     from rich.markdown import Markdown
 
-    attempts = Attempts(existing(open_store(store, hurried=True), training))
+    attempts = Attempts(_existing(store, training))
     view = attempts.view(attempts.find(version, attempt))
     if as_json:
         print_json(details(attempts, view))
@@ -123,7 +124,7 @@ def abandon(training: TrainingArgument, yes: YesOption = False, store: StoreOpti
     - `fededge rounds abandon digits`
     - `fededge rounds abandon digits --yes`
     """
-    trainings = existing(open_store(store, hurried=True), training)
+    trainings = _existing(store, training)
     view = _open_attempt(trainings)
     if lease := trainings.lease.active():
         raise LeaseError(trainings.lease.held_by(lease))
@@ -162,6 +163,14 @@ def _open_attempt(trainings: TrainingStore) -> AttemptView:
             f"`fededge versions rollback {name} {attempts.pointer.version}` goes back from it"
         )
     return view
+
+
+def _existing(store: str, training: str) -> TrainingStore:
+    """Open a training, after a run of this machine that died holding it."""
+    trainings = existing(open_store(store, hurried=True), training)
+    with contextlib.suppress(StoreError):  # a reader may have no right to write
+        end_dead(trainings)
+    return trainings
 
 
 def _clients(view: AttemptView) -> str:

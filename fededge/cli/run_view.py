@@ -100,6 +100,7 @@ class RunView:
                 view.delivered += 1
             case "client":
                 view.failed += 1
+                view.delivered -= event.phase == "aggregate"  # it had delivered, and does not count
             case "evaluated":
                 view.metric, view.value = event.metric, event.value
             case "published":
@@ -111,7 +112,7 @@ class RunView:
             case "opened":
                 return f"round {event.round}: {event.clients} clients, {event.detail}"
             case "client":
-                outcome = f"trained in {event.seconds:.1f} s" if event.ok else event.detail
+                outcome = event.detail or f"trained in {event.seconds:.1f} s"
                 return f"round {event.round}: {event.client} {outcome} ({view.delivered}/{view.clients})"
             case "evaluated":
                 return f"round {event.round}: {event.metric} {event.value:.4f}"

@@ -33,6 +33,7 @@ from fededge.cli.output import (
 )
 from fededge.environments import environment, link_library, make
 from fededge.errors import CorruptError, InputError, NotFoundError, RunError
+from fededge.kubeflow.holder import end_dead
 from fededge.records import Pointer, Version
 from fededge.store import Store, keys, open_store
 from fededge.store.blobs import get_bytes
@@ -183,11 +184,11 @@ def verify(
     opened = open_store(store, hurried=True)
     if training and not opened.keys(keys.training_folder(training)):
         existing(opened, training)  # which says what there is instead
-    reports = [_verified(opened, name) for name in ([training] if training else training_folders(opened))]
+    reports = [_verified(opened, name) for name in ([training] if training else _all_trainings(opened))]
     if as_json:
         print_json({"whole": not any(r.findings for r in reports), "trainings": [_report_json(r) for r in reports]})
     else:
-        _tell_reports(opened, reports)
+        _tell_reports(reports)
     if wrong := sum(len(report.findings) for report in reports):
         what = "object is" if wrong == 1 else "objects are"
         raise CorruptError(f"{wrong} {what} damaged or missing in {opened.url}: restore from a backup what you can")
@@ -204,7 +205,7 @@ def gc(
 ) -> None:
     """Remove the tensors that no version and no open round needs, from the whole store.
 
-    That are updates that were left out, and those of attempts that failed, of rounds that are over. Every version
+    These are updates that were left out, and those of failed attempts at rounds that are over. Every version
     stays, and so does every document. Refused while a run is under way; no run begins meanwhile.
 
     For example:
@@ -213,6 +214,7 @@ def gc(
     - `fededge versions gc`
     """
     opened, min_age = open_store(store, hurried=True), timedelta(minutes=min_age_minutes)
+    _end_dead(opened)
     with _progress("looking for what nothing needs") as watch:
         if dry_run:
             garbage = Garbage(find_garbage(opened, min_age, watch), 0)
@@ -250,11 +252,25 @@ def forget_client(
     - `fededge versions forget digits client-000003 --yes`
     """
     trainings = existing(open_store(store, hurried=True), training)
+    _end_dead(trainings.store)
     confirm(f"Delete everything that {client} delivered to {training}? It cannot be undone.", yes)
     with _progress("looking for what others need") as watch:
         deleted = forget(trainings, client, watch)
     for line in _told(training, client, deleted):
         console.print(line, soft_wrap=True)
+
+
+def _all_trainings(store: Store) -> list[str]:
+    """List what may be trainings; a store without any is more likely a mistyped one."""
+    if not (names := training_folders(store)):
+        raise NotFoundError(f"there is no training in {store.url}: is --store right?")
+    return names
+
+
+def _end_dead(store: Store) -> None:
+    """Let go of what runs of this machine hold that died."""
+    for name in _all_trainings(store):
+        end_dead(TrainingStore(store, name))
 
 
 @contextlib.contextmanager
@@ -282,9 +298,7 @@ def _verified(store: Store, training: str) -> Report:
         return verify_training(store, training, lambda report: watch(report.objects, report.size))
 
 
-def _tell_reports(store: Store, reports: Sequence[Report]) -> None:
-    if not reports:
-        console.print(f"no trainings in {store.url}", soft_wrap=True)
+def _tell_reports(reports: Sequence[Report]) -> None:
     for report in reports:
         for finding in report.findings.values():
             console.print(_finding(finding), soft_wrap=True)

@@ -48,10 +48,11 @@ def precondition(rule: Rule, clients: int, attackers: int) -> str | None:
     """
     if clients < 1 or attackers < 0:
         return f"{rule} needs at least one client and no negative number of attackers, not {clients} and {attackers}"
+    lying = f"{attackers} attacker{'s' * (attackers != 1)}"
     if rule in (Rule.MEDIAN, Rule.TRIMMED_MEAN) and clients <= 2 * attackers:
-        return f"{rule} needs at least {2 * attackers + 1} clients against {attackers} attackers, there are {clients}"
+        return f"{rule} needs at least {2 * attackers + 1} clients against {lying}, there are {clients}"
     if rule in (Rule.KRUM, Rule.MULTI_KRUM) and clients < 2 * attackers + 3:
-        return f"{rule} needs at least {2 * attackers + 3} clients against {attackers} attackers, there are {clients}"
+        return f"{rule} needs at least {2 * attackers + 3} clients against {lying}, there are {clients}"
     if rule in (Rule.KRUM, Rule.MULTI_KRUM) and clients > MAX_KRUM_CLIENTS:
         return f"{rule} compares each client with each: at most {MAX_KRUM_CLIENTS} clients, there are {clients}"
     return None

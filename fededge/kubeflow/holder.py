@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fededge.errors import LeaseError
+from fededge.records import Lease
 from fededge.store.trainings import TrainingStore
 
 _FILE = "alive"
@@ -34,7 +35,8 @@ def holding(trainings: TrainingStore, folder: Path) -> Iterator[str]:
     holder = f"{socket.gethostname()}:{folder}"
     with (folder / _FILE).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        _take_over_dead(trainings)
+        if lease := end_dead(trainings):
+            raise LeaseError(trainings.lease.held_by(lease))
         try:
             yield holder
         finally:
@@ -43,13 +45,13 @@ def holding(trainings: TrainingStore, folder: Path) -> Iterator[str]:
                 _release(trainings, lease.token)
 
 
-def _take_over_dead(trainings: TrainingStore) -> None:
+def end_dead(trainings: TrainingStore) -> Lease | None:
+    """End the lease of a run of this machine that died; return that of one that may live."""
     lease = trainings.lease.active()
-    if lease is None:
-        return
-    if not _is_dead(lease.holder):
-        raise LeaseError(trainings.lease.held_by(lease))
+    if lease is None or not _is_dead(lease.holder):
+        return lease
     _release(trainings, lease.token)
+    return None
 
 
 def _release(trainings: TrainingStore, token: int) -> None:

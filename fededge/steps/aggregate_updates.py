@@ -16,6 +16,7 @@ from fededge.core.tensors import Tensors, non_finite, signature
 from fededge.core.updates import ExclusionReason, Refusal
 from fededge.core.weights import capped_weights
 from fededge.errors import UNREADABLE, NonFiniteModelError, QuorumError, TooLargeError
+from fededge.events import emit
 from fededge.learners.server import apply_update, server_runtime
 from fededge.records import Accepted, Aggregate, ClosedBecause, Closing, Digest, Excluded, Failed, Update
 from fededge.reports.round_report import exclusions
@@ -55,6 +56,7 @@ def aggregate_updates(store: str, attempt: str, reports: Sequence[Mapping[str, i
         for report in reports:
             sys.stdout.write(f"{dict(report)}\n")
         closing = work.trainings.closing(work.ref) or _close(work)
+        _tell_refused(work, closing)
         reasons = Counter(excluded.reason.value for excluded in closing.excluded)
         clients = {"accepted": len(closing.accepted), "excluded": len(closing.excluded), **reasons}
         done = work.trainings.aggregate(work.ref)
@@ -176,6 +178,16 @@ def _because(excluded: Sequence[Excluded]) -> ClosedBecause:
     return ClosedBecause.TASKS_ENDED if ExclusionReason.NO_UPDATE in reasons else ClosedBecause.ALL_ANSWERED
 
 
+def _tell_refused(work: Work, closing: Closing) -> None:
+    """Tell which clients delivered and are left out; of the others their own steps have told."""
+    delivered = work.trainings.arrivals(work.ref)
+    for excluded in closing.excluded:
+        if excluded.client in delivered:
+            detail = f"is left out: {excluded.reason}: {excluded.detail}"
+            emit("client", "aggregate", training=work.plan.training, round=work.plan.round, client=excluded.client,
+                 ok=False, detail=detail)  # fmt: skip
+
+
 def _require_quorum(work: Work, closing: Closing) -> None:
     plan, accepted = work.plan, len(closing.accepted)
     unmet = f"min_clients={plan.settings.min_clients}" if accepted < plan.settings.min_clients else ""
@@ -190,8 +202,10 @@ def _require_quorum(work: Work, closing: Closing) -> None:
     reason = f"{accepted} of {len(plan.cohort)} clients delivered, {unmet}"
     failed = Failed(reason=f"{reason}: {counted}{example}" if counted else reason)
     work.trainings.fail_attempt(work.ref, failed)
+    left = plan.settings.max_attempts - plan.number
+    advice = f"; run again for attempt {plan.number + 1} of {plan.settings.max_attempts}" if left > 0 else ""
     raise QuorumError(
-        f"round {plan.round} of {plan.training} failed, {plan.base_version} stays current: {failed.reason}"
+        f"round {plan.round} of {plan.training} failed, {plan.base_version} stays current: {failed.reason}{advice}"
     )
 
 

@@ -223,7 +223,7 @@ def _given_up(trainings: TrainingStore, round_number: int, past: Sequence[Attemp
     return (
         f"round {round_number} of {trainings.name} has failed {len(past)} times, the last time because "
         f"{failed.reason if failed else 'it was given up'}; see `fededge rounds show {trainings.name}`, mend the cause "
-        "and raise max_attempts"
+        f"and set max_attempts to {len(past) + 1} or more"
     )
 
 

@@ -121,7 +121,7 @@ def _answer(trainer: _Trainer, client: str) -> bool:
     begun = time.monotonic()
     work = trainer.work
     if _has_delivered(work, client):
-        _tell(work, client, begun)
+        _tell(work, client, begun, detail="has delivered before")
         return True
     if _target_reached(work):
         return _fail(work, Failure(client=client, reason=ExclusionReason.NOT_NEEDED, detail="the target was reached"))
@@ -142,11 +142,16 @@ def _answer(trainer: _Trainer, client: str) -> bool:
 
 
 def _has_delivered(work: Work, client: str) -> bool:
-    """Whether a client's update is there, be it unreadable: the gate judges it, and the first one counts."""
+    """Whether a client's update is there.
+
+    One that cannot be read is: the first one counts, and the gate judges it. If its tensors alone are damaged, training
+    the client again makes the very same, and mends them.
+    """
     try:
-        return work.trainings.update(work.ref, client) is not None
+        update = work.trainings.update(work.ref, client)
     except UNREADABLE:
         return True
+    return update is not None and _is_whole(work, update)
 
 
 def _deliver(work: Work, update: Update, begun: float) -> bool:
@@ -155,9 +160,15 @@ def _deliver(work: Work, update: Update, begun: float) -> bool:
     if work.trainings.closing(work.ref):
         raise LeaseError(f"round {work.plan.round} is closed; what {update.client} trained is stale, and dropped")
     kept = work.trainings.deliver(work.ref, update)
-    again = "" if kept.delta == update.delta else "delivered before, and something else: the first one counts"
-    _tell(work, update.client, begun, detail=again)
+    _tell(work, update.client, begun, detail=_remark(update, kept))
     return True
+
+
+def _remark(update: Update, kept: Update) -> str:
+    """Say what is not as usual with a delivery."""
+    if kept.delta != update.delta:
+        return "has delivered before, and something else: the first one counts"
+    return f"has trained this in attempt {kept.reused_from}, which is used again" if kept.reused_from else ""
 
 
 def _late(trainer: _Trainer, client: str) -> bool:
@@ -235,9 +246,16 @@ def _find_earlier(trainer: _Trainer, client: str, digest: Digest) -> Update | No
         with contextlib.suppress(*UNREADABLE):
             update = trainer.work.trainings.update(ref, client)
             if update and update.work == digest:
-                get_bytes(trainer.work.store, update.delta)  # is it whole?
-                return update
+                return update if _is_whole(trainer.work, update) else None
     return None
+
+
+def _is_whole(work: Work, update: Update) -> bool:
+    try:
+        get_bytes(work.store, update.delta)
+    except UNREADABLE:
+        return False
+    return True
 
 
 def _tell(work: Work, client: str, begun: float, *, ok: bool = True, detail: str = "") -> None:

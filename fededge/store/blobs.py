@@ -9,16 +9,20 @@ import safetensors
 import safetensors.numpy
 
 from fededge.core.tensors import Tensors
-from fededge.errors import CorruptError
+from fededge.errors import CorruptError, ExistsError, NotFoundError
 from fededge.records import Digest
 from fededge.store import keys
 from fededge.store.port import Store
 
 
 def put_bytes(store: Store, data: bytes) -> Digest:
-    """Write bytes under their own digest; writing them again changes nothing."""
+    """Write bytes under their own digest; writing them again changes nothing, but mends what is damaged."""
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    store.create(keys.blob(digest), data)
+    key = keys.blob(digest)
+    try:
+        store.create(key, data)
+    except ExistsError:  # what is there is not what its name says
+        store.replace(key, data, store.get(key).tag)
     return digest
 
 
@@ -31,7 +35,10 @@ def get_bytes(store: Store, digest: Digest, limit: int | None = None) -> bytes:
       CorruptError: the blob is truncated or altered.
     """
     key = keys.blob(digest)
-    data = store.get(key, limit).data
+    try:
+        data = store.get(key, limit).data
+    except NotFoundError as error:
+        raise NotFoundError(f"{key} is missing from {store.url}; restore it from a backup") from error
     if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
         raise CorruptError(f"{key} in {store.url} is damaged ({len(data)} bytes); restore it from a backup")
     return data

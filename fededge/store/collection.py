@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
-from fededge.errors import UNREADABLE, FedEdgeError, LeaseError, NotFoundError
+from fededge.errors import UNREADABLE, CorruptError, FedEdgeError, LeaseError, NotFoundError
 from fededge.records import Accepted, AttemptRef, Digest, Forgotten, Version
 from fededge.store import keys
 from fededge.store.leases import Leases
@@ -59,7 +59,7 @@ def collect_garbage(store: Store, min_age: timedelta, watch: Watch) -> Garbage:
 
     Raises:
       LeaseError: a run is under way, or another collection.
-      CorruptError: a document is damaged, so that it is not known what is needed. Nothing was removed.
+      CorruptError: a document is damaged or missing, so that it is not known what is needed. Nothing was removed.
     """
     with hold(store, "garbage collection") as held:
         blobs = find_garbage(store, min_age, held.watching(watch))
@@ -202,14 +202,31 @@ def _needs(trainings: TrainingStore) -> Iterator[_Need]:
     with contextlib.suppress(NotFoundError):  # a start that was cut short may lack it
         training = trainings.training()
         yield _Need(_named(training.initial_model, training.initial_file), len(training.dump()))
-    for key in store.keys(keys.version_folder(name)):
+    listed = set(store.keys(keys.training_folder(name)))
+    named = _named_by_pointer(trainings)
+    for key in sorted(key for key in listed if key.startswith(keys.version_folder(name))):
         data = store.get(key).data
-        yield _Need(_of_version(trainings, Version.load(data, key), forgotten), len(data))
-    version = open_version(trainings)
+        version = Version.load(data, key)
+        named |= {keys.version(name, version.parent)} if version.parent else set()
+        named |= version.documents.keys()
+        yield _Need(_of_version(trainings, version, forgotten), len(data))
+    if missing := sorted(named - listed):
+        raise CorruptError(f"{missing[0]} is missing, and what it needs is not known; restore it from a backup")
+    open_one = open_version(trainings)
     # The next attempt at a round takes over the updates of those that failed.
-    folder = keys.round_folder(name, version) if version else keys.rounds_folder(name)
+    folder = keys.round_folder(name, open_one) if open_one else keys.rounds_folder(name)
     for place in filter(None, map(keys.place, store.keys(folder))):
         yield _of_attempt(trainings, place, forgotten)
+
+
+def _named_by_pointer(trainings: TrainingStore) -> set[str]:
+    """Return the manifests that were current, as far as the pointer knows."""
+    try:
+        pointer = trainings.head().pointer
+    except NotFoundError:
+        return set()
+    versions = {pointer.version, *(v for rollback in pointer.rollbacks for v in (rollback.left, rollback.to))}
+    return {keys.version(trainings.name, version) for version in versions}
 
 
 def _named(*digests: Digest | None) -> list[Digest]:

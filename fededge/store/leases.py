@@ -32,7 +32,7 @@ class Leases:
         self._store = store
         self._what = f"training {training}" if training else store.url
         self._key = key or keys.lease(training)
-        self._remedy = f", or end it with `fededge rounds release {training}`" if training else ""
+        self._remedy = f"; if that run is dead, `fededge rounds release {training}`" if training else ""
 
     def active(self) -> Lease | None:
         """Read the lease, if somebody holds it."""

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -446,3 +448,19 @@ def test_on_a_terminal_it_asks(store: Store, trainings: TrainingStore, answer: s
 def test_help_has_examples(fededge: Command, command: str) -> None:
     lines = [line.strip(" │•") for line in fededge.works("rounds", command, "--help").splitlines()]
     assert any(line.startswith(f"fededge rounds {command} digits") for line in lines)
+
+
+def test_a_run_of_this_machine_that_died_holds_nothing(
+    fededge: Command, store: Store, trainings: TrainingStore, tmp_path: Path
+) -> None:
+    """Its folder says so: nobody has its lock any more."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "alive").touch()
+    holder = f"{socket.gethostname()}:{folder}"
+    open_round(trainings, holder)
+    with (folder / "alive").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert _rows(fededge, store)[-1][2] == f"open, worked on by {holder}"
+    assert _rows(fededge, store)[-1][2] == "open, waiting for a run"
+    fededge.works("rounds", "abandon", "digits", "--yes", "--store", store.url)

@@ -251,8 +251,13 @@ def test_what_is_not_there_is_not_verified(fededge: Command, store: Store, name:
     assert fededge("versions", "verify", name, "--store", store.url).code in (2, 4)
 
 
-def test_an_empty_store_is_whole(fededge: Command, tmp_path: Path) -> None:
-    assert "no trainings" in fededge.works("versions", "verify", "--store", str(tmp_path / "empty"))
+@pytest.mark.parametrize("command", ["verify", "gc", "forget digits client-000000 --yes"])
+def test_a_store_without_trainings_is_more_likely_a_mistyped_one(
+    fededge: Command, tmp_path: Path, command: str
+) -> None:
+    line = fededge.fails(NotFoundError.exit_code, "versions", *command.split(), "--store", str(tmp_path / "mistyped"))
+    assert "no training" in line
+    assert not (tmp_path / "mistyped").exists()
 
 
 def test_progress_is_for_terminals_only(fededge: Command, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

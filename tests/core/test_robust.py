@@ -290,7 +290,7 @@ def test_there_is_no_mean_of_no_rows() -> None:
         (Rule.MEAN, 1, 5, None),
         (Rule.MEAN, 0, 0, "mean needs at least one client"),
         (Rule.MEDIAN, 1, 0, None),
-        (Rule.MEDIAN, 2, 1, "median needs at least 3 clients against 1 attackers, there are 2"),
+        (Rule.MEDIAN, 2, 1, "median needs at least 3 clients against 1 attacker, there are 2"),
         (Rule.TRIMMED_MEAN, 3, 1, None),
         (Rule.TRIMMED_MEAN, 4, 2, "trimmed_mean needs at least 5 clients against 2 attackers, there are 4"),
         (Rule.TRIMMED_MEAN, 10, -1, "no negative number of attackers"),

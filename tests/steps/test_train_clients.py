@@ -73,6 +73,23 @@ def test_an_update_that_was_damaged_meanwhile_is_left_to_the_gate(store: Store) 
     }  # fmt: skip
 
 
+def test_tensors_that_were_damaged_meanwhile_are_made_again(store: Store) -> None:
+    """Taken up again, the round trains that client once more, which gives the very same."""
+    distributed = a_round.distribute(store)
+    a_round.train(store, distributed)
+    trainings = a_round.trainings(store)
+    ref = trainings.attempts("v1")[0]
+    before = store.get(keys.update(ref, "p7"))
+    update = trainings.update(ref, "p7")
+    assert update is not None
+    blob = store.get(keys.blob(update.delta))
+    store.replace(keys.blob(update.delta), blob.data[:-1] + b"?", blob.tag)
+    reports = a_round.train(store, distributed)
+    assert store.get(keys.update(ref, "p7")) == before
+    assert trainings.repeats(ref) == []
+    assert aggregate_updates(store.url, distributed.attempt, reports).clients == {"accepted": 4, "excluded": 0}
+
+
 def test_a_store_that_fails_ends_the_step(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

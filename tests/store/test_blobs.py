@@ -155,3 +155,13 @@ def test_tensors_come_back_however_they_lie_in_memory(folder_store: Store) -> No
     for name, array in tensors.items():
         assert back[name].shape == array.shape
         np.testing.assert_array_equal(back[name], array)
+
+
+def test_a_blob_that_is_damaged_is_mended_by_whoever_has_its_bytes(folder_store: Store) -> None:
+    digest = blobs.put_bytes(folder_store, b"right")
+    value = folder_store.get(keys.blob(digest))
+    folder_store.replace(keys.blob(digest), b"wrong", value.tag)
+    with pytest.raises(CorruptError):
+        blobs.get_bytes(folder_store, digest)
+    assert blobs.put_bytes(folder_store, b"right") == digest
+    assert blobs.get_bytes(folder_store, digest) == b"right"

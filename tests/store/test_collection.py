@@ -377,3 +377,19 @@ def test_a_hostile_client_stops_no_collection(folder: FolderStore, store: Later)
     folder.create(f"{keys.update_folder(ref)}%zz.json", b"{")
     assert _collect(store).blobs
     assert _blobs(folder) == history.published | history.open
+
+
+def test_nothing_is_removed_from_a_store_that_lacks_a_document(folder: FolderStore, store: Later) -> None:
+    """What a missing manifest needs is not known: restored from a backup, it must find all of it."""
+    long_history(folder)
+    names = {v.version for v in TrainingStore(folder, "digits").versions()}
+    for version in sorted(names):
+        path = path_of(folder, keys.version("digits", version))
+        kept = path.read_bytes()
+        path.unlink()
+        before = _blobs(folder)
+        with pytest.raises(CorruptError, match="is missing, and what it needs is not known"):
+            _collect(store, timedelta())
+        assert _blobs(folder) == before
+        path.write_bytes(kept)
+    assert _is_whole(folder)
