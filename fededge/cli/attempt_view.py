@@ -91,7 +91,7 @@ class Attempts:
         self.trainings = trainings
         self.lease = trainings.lease.active()
         self.pointer = trainings.head().pointer
-        self.next = keys.version_name(keys.version_round(self.pointer.version) + 1, self.pointer.branch)
+        self.next = keys.next_version(self.pointer)
 
     def all(self) -> list[AttemptView]:
         """View each attempt, in the order of their opening."""

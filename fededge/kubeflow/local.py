@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from fededge.errors import InputError, RunError, SetupError
 from fededge.events import Event, Tail
 from fededge.kubeflow.job import LABEL, Docker, Interpreter, Job
 from fededge.kubeflow.yaml_file import images, read_pipeline
+from fededge.signals import terminable
 from fededge.store.leases import HOLDER
 
 _POLL_SECONDS = 0.1
@@ -156,7 +157,7 @@ def run(job: Job, folder: RunFolder) -> Generator[Event, None, None]:
             command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        with _terminable():
+        with terminable():
             while child.poll() is None:
                 yield from tail
                 time.sleep(_POLL_SECONDS)
@@ -176,16 +177,6 @@ def _short_name(image: str) -> str:
     if not name.startswith(_IMAGE_PREFIX):
         raise InputError(f"there is no environment for image {image}: use --runner docker, or --with for your packages")
     return name.removeprefix(_IMAGE_PREFIX)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Have SIGTERM raise inside, so that what has to be cleaned up is."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:

@@ -18,9 +18,9 @@ from fededge.core.weights import capped_weights
 from fededge.errors import UNREADABLE, NonFiniteModelError, QuorumError, TooLargeError
 from fededge.events import emit
 from fededge.learners.server import apply_update, server_runtime
-from fededge.records import Accepted, Aggregate, ClosedBecause, Closing, Digest, Excluded, Failed, Update
+from fededge.records import Accepted, Aggregate, ClosedBecause, Closing, Digest, Excluded, Update
 from fededge.reports.round_report import exclusions
-from fededge.steps.running import Work, working
+from fededge.steps.running import Work, fail_round, working
 from fededge.steps.spool import robust_mean
 from fededge.store.blobs import get_bytes, get_tensors, put_tensors
 
@@ -200,13 +200,11 @@ def _require_quorum(work: Work, closing: Closing) -> None:
     counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     example = f" ({closing.excluded[0].client}: {closing.excluded[0].detail})" if closing.excluded else ""
     reason = f"{accepted} of {len(plan.cohort)} clients delivered, {unmet}"
-    failed = Failed(reason=f"{reason}: {counted}{example}" if counted else reason)
-    work.trainings.fail_attempt(work.ref, failed)
+    if counted:
+        reason = f"{reason}: {counted}{example}"
     left = plan.settings.max_attempts - plan.number
     advice = f"; run again for attempt {plan.number + 1} of {plan.settings.max_attempts}" if left > 0 else ""
-    raise QuorumError(
-        f"round {plan.round} of {plan.training} failed, {plan.base_version} stays current: {failed.reason}{advice}"
-    )
+    fail_round(work, QuorumError, reason, f"{reason}{advice}")
 
 
 def _aggregate(work: Work, closing: Closing) -> Aggregate:
@@ -243,9 +241,6 @@ def _updates(work: Work, closing: Closing) -> Iterator[Weighted]:
 
 def _require_finite(work: Work, bad: Sequence[str]) -> None:
     if bad:
-        plan = work.plan
-        work.trainings.fail_attempt(work.ref, Failed(reason=f"NaN or infinity in {', '.join(bad)}"))
-        raise NonFiniteModelError(
-            f"round {plan.round} of {plan.training} failed, {plan.base_version} stays current: there is "
-            f"NaN or infinity in {', '.join(bad)}; a smaller server_learning_rate or clip_norm may help"
-        )
+        names = ", ".join(bad)
+        told = f"there is NaN or infinity in {names}; a smaller server_learning_rate or clip_norm may help"
+        fail_round(work, NonFiniteModelError, f"NaN or infinity in {names}", told)

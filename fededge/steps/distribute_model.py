@@ -208,7 +208,7 @@ def _open(
             f"with `fededge versions rollback {trainings.name} {base_version}`"
         )
     base = trainings.version(pointer.version)
-    version = keys.version_name(base.round + 1, pointer.branch)
+    version = keys.next_version(pointer)
     past = trainings.attempts(version)
     ours = _plan(trainings, base, version, len(past) + 1, how, workload, population)
     if past and not trainings.failed(past[-1]):

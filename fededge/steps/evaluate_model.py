@@ -7,9 +7,9 @@ from pathlib import Path
 
 from fededge.errors import NonFiniteModelError, RoundError, WorkloadError
 from fededge.events import emit
-from fededge.records import Evaluation, Failed
+from fededge.records import Evaluation
 from fededge.reports.learning_curve import Point, learning_curve
-from fededge.steps.running import Work, working
+from fededge.steps.running import Work, fail_round, working
 from fededge.store.blobs import get_tensors
 from fededge.workloads import load_workload
 
@@ -64,9 +64,5 @@ def _measure(work: Work, model: str) -> Evaluation:
 def _require_finite(work: Work, metric: str, value: float) -> None:
     """Give up a model that is finite, and so large that what it predicts is not."""
     if not math.isfinite(value):
-        plan = work.plan
-        work.trainings.fail_attempt(work.ref, Failed(reason=f"the new model's {metric} is {value}"))
-        raise NonFiniteModelError(
-            f"round {plan.round} of {plan.training} failed, {plan.base_version} stays current: the new model's "
-            f"{metric} is {value}; a smaller learning rate or clip_norm may help"
-        )
+        reason = f"the new model's {metric} is {value}"
+        fail_round(work, NonFiniteModelError, reason, f"{reason}; a smaller learning rate or clip_norm may help")

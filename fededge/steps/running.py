@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NoReturn
 
 from fededge.errors import FedEdgeError, LeaseError, RoundError
 from fededge.events import emit
-from fededge.records import Attempt, AttemptRef, SittingRef
+from fededge.records import Attempt, AttemptRef, Failed, SittingRef
+from fededge.signals import terminable
 from fededge.store import Store, keys, open_store
 from fededge.store.leases import Leases
 from fededge.store.trainings import TrainingStore
@@ -56,6 +56,20 @@ class Work:
         require_no_collection(self.store)  # it may have begun when the lease had ended
 
 
+def fail_round(work: Work, kind: type[RoundError], reason: str, told: str) -> NoReturn:
+    """Give the attempt up; the current version stays.
+
+    Args:
+      work: that cannot go on.
+      kind: of error to raise.
+      reason: for the record.
+      told: for people: the reason, and what to do.
+    """
+    plan = work.plan
+    work.trainings.fail_attempt(work.ref, Failed(reason=reason))
+    raise kind(f"round {plan.round} of {plan.training} failed, {plan.base_version} stays current: {told}")
+
+
 def require_no_collection(store: Store) -> None:
     """Make sure that no garbage is being collected, after taking a lease.
 
@@ -74,7 +88,7 @@ def running(phase: str, training: str = "") -> Iterator[None]:
     begun = time.monotonic()
     emit("started", phase, training=training)
     try:
-        with _terminable():
+        with terminable():
             yield
     except FedEdgeError as error:
         emit("failed", phase, training=training, ok=False, detail=str(error), exit_code=error.exit_code)
@@ -127,16 +141,3 @@ def in_a_line(error: Exception) -> str:
     """Tell what kind of error it is and its last line, which is where frameworks put the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"[:_LINE_LENGTH]
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Have SIGTERM, which is how Kubernetes ends a pod, raise inside, so that the lease is released."""
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from fededge.core.tensors import Tensors
 from fededge.errors import CorruptError, ExistsError, NotFoundError
-from fededge.records import Digest
+from fededge.records import Digest, digest_of
 from fededge.store import keys
 from fededge.store.port import Store
 
 
 def put_bytes(store: Store, data: bytes) -> Digest:
     """Write bytes under their own digest; writing them again changes nothing, but mends what is damaged."""
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    digest = digest_of(data)
     key = keys.blob(digest)
     try:
         store.create(key, data)
@@ -39,7 +37,7 @@ def get_bytes(store: Store, digest: Digest, limit: int | None = None) -> bytes:
         data = store.get(key, limit).data
     except NotFoundError as error:
         raise NotFoundError(f"{key} is missing from {store.url}; restore it from a backup") from error
-    if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
+    if digest_of(data) != digest:
         raise CorruptError(f"{key} in {store.url} is damaged ({len(data)} bytes); restore it from a backup")
     return data
 

@@ -186,7 +186,7 @@ def open_version(trainings: TrainingStore) -> str | None:
         pointer = trainings.head().pointer
     except NotFoundError:
         return None
-    return keys.version_name(keys.version_round(pointer.version) + 1, pointer.branch)
+    return keys.next_version(pointer)
 
 
 class _Need(NamedTuple):

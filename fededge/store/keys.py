@@ -25,7 +25,7 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from fededge.errors import InputError
-from fededge.records import AttemptRef, Digest
+from fededge.records import AttemptRef, Digest, Pointer
 
 _TRAINING = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"v(0|[1-9][0-9]*)(-b([1-9][0-9]*))?")
@@ -79,6 +79,11 @@ def version_name(round_number: int, branch: int) -> str:
     return f"v{round_number}-b{branch}" if branch else f"v{round_number}"
 
 
+def next_version(pointer: Pointer) -> str:
+    """Name the version that the next round makes, which is the only one that a run can still make."""
+    return version_name(version_round(pointer.version) + 1, pointer.branch)
+
+
 def version_round(version: str) -> int:
     match = _VERSION.fullmatch(version)
     if not match:
@@ -116,7 +121,7 @@ def rounds_folder(training: str) -> str:
 
 def round_folder(training: str, version: str) -> str:
     version_round(version)
-    return f"{training_folder(training)}rounds/{version}/"
+    return f"{rounds_folder(training)}{version}/"
 
 
 def attempt_folder(ref: AttemptRef) -> str:
@@ -212,7 +217,7 @@ def blob(digest: Digest) -> str:
     match = _DIGEST.fullmatch(digest)
     if not match:
         raise InputError(f"{digest!r} is no digest; digests look like sha256: and 64 hexadecimal digits")
-    return f"blobs/sha256/{match[1][:2]}/{match[1]}"
+    return f"{BLOBS}sha256/{match[1][:2]}/{match[1]}"
 
 
 def is_digest(text: str) -> bool:

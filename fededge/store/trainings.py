@@ -33,7 +33,7 @@ from fededge.store.port import Store
 R = TypeVar("R", bound=Record)
 
 _OWN_LIMIT = 2**30  # bytes of a document that the server wrote; a manifest names a million clients in fewer
-_CLIENT_LIMIT = 2**20  # of one that a client wrote
+CLIENT_LIMIT = 2**20  # of one that a client wrote
 
 
 def training_names(store: Store) -> list[str]:
@@ -287,7 +287,7 @@ class TrainingStore:
         return kept
 
     def update(self, ref: AttemptRef, client: str) -> Update | None:
-        return self._find(Update, keys.update(ref, client), _CLIENT_LIMIT)
+        return self._find(Update, keys.update(ref, client), CLIENT_LIMIT)
 
     def arrivals(self, ref: AttemptRef) -> dict[str, datetime]:
         """Say when each client's update was written, by the store's clock."""
@@ -298,13 +298,13 @@ class TrainingStore:
         return [keys.client_of(key) for key in self.store.keys(keys.repeat_folder(ref))]
 
     def repeated(self, ref: AttemptRef, client: str) -> Repeat | None:
-        return self._find(Repeat, keys.repeat(ref, client), _CLIENT_LIMIT)
+        return self._find(Repeat, keys.repeat(ref, client), CLIENT_LIMIT)
 
     def report_failure(self, ref: AttemptRef, failure: Failure) -> None:
         self._create_or_keep(keys.failure(ref, failure.client), failure)
 
     def failure(self, ref: AttemptRef, client: str) -> Failure | None:
-        return self._find(Failure, keys.failure(ref, client), _CLIENT_LIMIT)
+        return self._find(Failure, keys.failure(ref, client), CLIENT_LIMIT)
 
     def close(self, ref: AttemptRef, closing: Closing) -> Closing:
         """Record which updates count; if the round is closed already, return that record."""

@@ -43,10 +43,10 @@ from fededge.records import (
 from fededge.store import keys
 from fededge.store.blobs import decode_tensors
 from fededge.store.port import Store
+from fededge.store.trainings import CLIENT_LIMIT
 
 R = TypeVar("R", bound=Record)
 
-_CLIENT_LIMIT = 2**20  # bytes of a document that a client wrote
 _REPORTED = {  # by the client; for other reasons it was left out in spite of its update
     ExclusionReason.NO_DATA,
     ExclusionReason.TRAINING_FAILED,
@@ -390,7 +390,7 @@ class _Verification:
         """Whether a run may go on with the round; nobody does with one that a rollback went back over."""
         if self._pointer is None:
             return version not in self._manifests
-        return version == keys.version_name(keys.version_round(self._pointer.version) + 1, self._pointer.branch)
+        return version == keys.next_version(self._pointer)
 
     def _check_attempt(self, work: _Work, *, is_last: bool) -> None:
         ref = work.ref
@@ -452,7 +452,7 @@ class _Verification:
             if key not in work.listed and note and accepted.delta in note.deltas:
                 self._report.gone[accepted.client] += 1
                 continue
-            update = self._reader.document(Update, key, work.label, _CLIENT_LIMIT)
+            update = self._reader.document(Update, key, work.label, CLIENT_LIMIT)
             if update and update.digest != accepted.update:
                 self._report.note(key, "is not the update that counted", work.label)
             self._report.updates += update is not None
@@ -498,7 +498,7 @@ class _Verification:
                 self._report.note(key, "is missing", work.label)
 
     def _check_update(self, work: _Work, key: str, client: str, left_out: Excluded | None) -> None:
-        update = self._reader.document(Update, key, work.label, _CLIENT_LIMIT)
+        update = self._reader.document(Update, key, work.label, CLIENT_LIMIT)
         if update is None:
             return
         self._report.updates += 1
@@ -510,7 +510,7 @@ class _Verification:
             self._reader.blob(update.delta, work.label, self._longest())
 
     def _check_failure(self, work: _Work, key: str, client: str, left_out: Excluded | None) -> None:
-        failure = self._reader.document(Failure, key, work.label, _CLIENT_LIMIT)
+        failure = self._reader.document(Failure, key, work.label, CLIENT_LIMIT)
         if failure is None:
             return
         if failure.client != client:
@@ -521,7 +521,7 @@ class _Verification:
             self._report.note(key, "is not why the client was left out", work.label)
 
     def _check_repeat(self, work: _Work, key: str, client: str, accepted: Accepted | None) -> None:
-        repeat = self._reader.document(Repeat, key, work.label, _CLIENT_LIMIT)
+        repeat = self._reader.document(Repeat, key, work.label, CLIENT_LIMIT)
         if repeat and (repeat.client != client or (accepted and accepted.delta != repeat.kept)):
             self._report.note(key, f"is not of what {client} delivered", work.label)
 
