@@ -45,6 +45,11 @@ class Work:
     def ref(self) -> AttemptRef:
         return self.plan.ref
 
+    @property
+    def is_resumed(self) -> bool:
+        """Whether an earlier run has worked on the attempt."""
+        return self.store.keys(keys.sitting_folder(self.ref))[0] != keys.sitting(self.ref, self.token)
+
     def renew(self) -> None:
         """Hold the training until the deadline and the time for finishing are over.
 

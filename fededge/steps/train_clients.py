@@ -7,6 +7,7 @@ import json
 import signal
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,10 @@ from fededge.workloads import Workload, load_workload
 
 class _TimeUpError(BaseException):
     """The deadline has come. No `Exception`, so that a workload that bears everything does not bear this."""
+
+
+class _ChangedDataError(InputError):
+    """A round is taken up again with data of another schema than it began with: nobody's failure but the user's."""
 
 
 def train_clients(store: str, batch: str) -> dict[str, int | str]:
@@ -92,6 +97,23 @@ class _Trainer:
             return []
         return [ref for ref in self.work.trainings.attempts(plan.version) if ref.number < plan.number][::-1]
 
+    @cached_property
+    def begun_with(self) -> dict[str, str]:
+        """The data schema of an attempt that is taken up again: of its base, or of most that has arrived; or empty."""
+        work = self.work
+        if not work.is_resumed:
+            return {}
+        return work.plan.data_schema or _common_schema(work)
+
+
+def _common_schema(work: Work) -> dict[str, str]:
+    counted: Counter[tuple[tuple[str, str], ...]] = Counter()
+    for client in work.trainings.arrivals(work.ref):
+        with contextlib.suppress(*UNREADABLE):
+            if update := work.trainings.update(work.ref, client):
+                counted[tuple(sorted(update.data_schema.items()))] += 1
+    return dict(counted.most_common(1)[0][0]) if counted else {}
+
 
 @contextlib.contextmanager
 def _until(work: Work) -> Iterator[None]:
@@ -129,7 +151,7 @@ def _answer(trainer: _Trainer, client: str) -> bool:
         trainer.prepare()
         begun = time.monotonic()
         update = _train(trainer, client, begun)
-    except StoreError:
+    except (StoreError, _ChangedDataError):
         raise
     except UpdateError as error:
         failure = Failure(client=client, reason=ExclusionReason(error.reason), detail=error.detail)
@@ -195,7 +217,9 @@ def _train(trainer: _Trainer, client: str, begun: float) -> Update:
     work, plan = trainer.work, trainer.work.plan
     how = plan.settings
     examples = trainer.workload.train_data(client, how.clients)
-    if plan.data_schema not in ({}, schema := examples.schema()):
+    schema = examples.schema()
+    _require_same_schema(trainer, client, schema)
+    if plan.data_schema not in ({}, schema):
         raise UpdateError(
             ExclusionReason.WRONG_SCHEMA, f"the data are {schema}, those of {plan.base_version} were {plan.data_schema}"
         )
@@ -217,11 +241,25 @@ def _train(trainer: _Trainer, client: str, begun: float) -> Update:
         delta=put_tensors(work.store, trained.delta),
         num_examples=trained.num_examples,
         metrics=dict(trained.metrics),
-        data_schema=examples.schema(),
+        data_schema=schema,
         seconds=round(time.monotonic() - begun, 3),
         work=digest,
         runtime=trainer.learner.runtime(),
     )
+
+
+def _require_same_schema(trainer: _Trainer, client: str, schema: dict[str, str]) -> None:
+    """Refuse to go on with changed data; a client that was left out for them before is left out again."""
+    work = trainer.work
+    if trainer.begun_with in ({}, schema):
+        return
+    failure = work.trainings.failure(work.ref, client)
+    if failure is None or failure.reason is not ExclusionReason.WRONG_SCHEMA:
+        raise _ChangedDataError(
+            f"round {work.plan.round} of {work.plan.training} was cut short with data {trainer.begun_with}, and those "
+            f"of {client} are {schema}: finish it as it was begun, or give it up with `fededge rounds abandon "
+            f"{work.plan.training}`"
+        )
 
 
 def _work_digest(trainer: _Trainer, client: str, examples: Examples, seeds: ClientSeeds) -> Digest:

@@ -224,6 +224,37 @@ def test_resuming_with_other_code_or_another_image_names_the_difference(
         a_round.distribute(store)
 
 
+@pytest.mark.parametrize("rounds_before", [0, 1])
+def test_resuming_with_data_of_another_schema_names_the_difference(
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rounds_before: int,
+) -> None:
+    for _ in range(rounds_before):
+        a_round.run_round(store, tmp_path / "out")
+    first = a_round.distribute(store)
+    a_round.train(store, first._replace(plan=first.plan[:1]))
+    trainings = a_round.trainings(store)
+    trainings.lease.release(SittingRef.parse(first.attempt).token)
+    real = TinyWorkload.train_data
+
+    def train_data(self: TinyWorkload, client: str, clients: int) -> object:
+        data = real(self, client, clients)
+        return type(data)(data.x, data.y.astype("float64"))
+
+    monkeypatch.setattr(TinyWorkload, "train_data", train_data)
+    second = a_round.distribute(store, run="another")
+    capsys.readouterr()
+    with a_round.refused(
+        capsys, InputError.exit_code, "'y': 'float32[]'", "'y': 'float64[]'", "fededge rounds abandon tiny"
+    ):
+        a_round.train(store, second)
+    monkeypatch.setattr(TinyWorkload, "train_data", real)
+    assert [report["delivered"] for report in a_round.train(store, second)] == [2, 2]
+
+
 def test_a_client_with_data_of_another_schema_is_left_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     real = TinyWorkload.train_data
 
