@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
-import logging
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fededge import environments
-from fededge.errors import FedEdgeError
+from fededge.cluster.environment import CONFIG, SECRET
+from fededge.errors import ClusterError, FedEdgeError, SetupError
+from fededge.kubeflow import SERVICE_ACCOUNT
+from fededge.settings import FanOut, Placement
 from fededge.shipped import compiled_pipeline, image_names
 from fededge.store import open_store
 
-State = Literal["ok", "missing", "unused"]
+if TYPE_CHECKING:
+    from fededge.cluster.api import Cluster
 
-# What a run's service account needs, beside what Kubeflow grants: verb, group, resource.
-_RIGHTS = (("list", "", "nodes"), ("create", "batch", "jobs"), ("get", "", "configmaps"))
+State = Literal["ok", "missing", "unused", "unknown"]
+
+# What manifests/base grants for the tasks of a run, by API group and resource; but for the Secret with Kubeflow's
+# credentials for artifacts, which may have another name.
+RIGHTS: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("argoproj.io", "workflowtaskresults"): ("create", "patch"),
+    ("", "configmaps"): ("get",),
+    ("", "pods"): ("get", "list", "watch"),
+    ("argoproj.io", "workflows"): ("get",),
+    ("batch", "jobs"): ("create", "get", "list", "watch", "delete"),
+    ("", "events"): ("list", "watch"),
+}
+_KUBEFLOW = "kubeflow"  # the namespace of runs, where there is one for everybody
+_APPLY = "apply manifests/base, as docs/install.md says"
+_PLACEHOLDER = "REPLACE-"
+_NOT_FOUND, _FORBIDDEN = 404, 403
 _SECONDS = 5
+_EVERY_RUN = "tensorflow"  # the image that aggregates, whatever the clients train with
 
 
 class Finding(NamedTuple):
@@ -24,7 +43,7 @@ class Finding(NamedTuple):
 
     Attributes:
       what: its name.
-      state: `unused` is missing, but needed only for some uses.
+      state: `unused` is missing, but needed only for some uses; `unknown` is what the caller may not see.
       detail: what was found, or how to get it.
     """
 
@@ -33,19 +52,20 @@ class Finding(NamedTuple):
     detail: str
 
 
-def examine(store: str, namespace: str) -> list[Finding]:
+def examine(store: str, namespace: str = "", context: str = "") -> list[Finding]:
     """Look at everything.
 
     Args:
       store: as in `open_store`.
-      namespace: of the pipelines, on the cluster.
+      namespace: of the runs, on the cluster; empty for Kubeflow's own.
+      context: of the kubeconfig; empty for its current one. With it or a namespace, a cluster has to be there.
     """
     return [
         *(_environment(name) for name in image_names()),
         _check("pipelines", _pipelines),
         _check("store", lambda: _store(store)),
         _docker(),
-        *_without_retry_warnings(lambda: _cluster(namespace)),
+        *_cluster(namespace, context),
     ]
 
 
@@ -60,9 +80,11 @@ def _environment(name: str) -> Finding:
     wanted = environments.environment(name)
     if wanted.ready:
         return Finding(f"environment {name}", "ok", str(wanted.path))
-    return Finding(
-        f"environment {name}", "missing", f"make it with `fededge env create {name}`; the first run does too"
-    )
+    how = f"make it with `fededge env create {name}`; the first run that needs it does too"
+    if name == _EVERY_RUN:
+        return Finding(f"environment {name}", "missing", how)
+    who = "servers" if name.startswith("serving") else "workloads of that library"
+    return Finding(f"environment {name}", "unused", f"only {who} need it: {how}")
 
 
 def _pipelines() -> str:
@@ -92,71 +114,143 @@ def _docker() -> Finding:
         )
 
 
-def _without_retry_warnings(look: Callable[[], list[Finding]]) -> list[Finding]:
-    """Look, and keep quiet how often a server was asked that did not answer."""
-    logger = logging.getLogger("urllib3")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+def _cluster(namespace: str, context: str) -> list[Finding]:
+    from kubernetes.client import VersionApi
+
+    from fededge.cluster.api import connect
+
     try:
-        return look()
-    finally:
-        logger.setLevel(before)
+        cluster = connect(context, namespace=namespace or _KUBEFLOW, patience=0)
+    except SetupError as error:
+        if namespace or context:
+            return [Finding("cluster", "missing", str(error))]
+        return [Finding("cluster", "unused", f"{error}; local runs need none")]
+    with cluster:
+        try:
+            version = cluster.call_plain(VersionApi(cluster.core.api_client).get_code, verb="get", resource="version")
+        except ClusterError as error:
+            return [Finding("cluster", "missing", str(error))]
+        return [
+            Finding("cluster", "ok", f"Kubernetes {version['gitVersion']}"),
+            *_accounts(cluster),
+            *_rights(cluster),
+            _config(cluster),
+            _credentials(cluster),
+            _claim(cluster),
+        ]
 
 
-def _cluster(namespace: str) -> list[Finding]:
+def _object(cluster: Cluster, read: Callable[..., Any], kind: str, name: str) -> dict[str, Any] | Finding:
+    """Read an object of the namespace, or say why not."""
+    try:
+        return cluster.call_plain(read, name, cluster.namespace, verb="get", resource=kind)
+    except ClusterError as error:
+        what = f"{kind} {name}"
+        if error.status == _NOT_FOUND:
+            return Finding(what, "missing", f"not in {cluster.namespace}: {_APPLY}")
+        return _unseen(what, error)
+
+
+def _unseen(what: str, error: ClusterError) -> Finding:
+    if error.status == _FORBIDDEN:
+        return Finding(what, "unknown", f"you may not look: {error.detail}")
+    return Finding(what, "missing", str(error))
+
+
+def _accounts(cluster: Cluster) -> Iterator[Finding]:
+    for name in (SERVICE_ACCOUNT, FanOut().client_service_account):
+        found = _object(cluster, cluster.core.read_namespaced_service_account, "service account", name)
+        if isinstance(found, Finding):
+            yield found
+            continue
+        yield Finding(f"service account {name}", "ok", f"in {cluster.namespace}")
+        for secret in found.get("imagePullSecrets", []):
+            yield _pull_secret(cluster, secret["name"], name)
+
+
+def _pull_secret(cluster: Cluster, name: str, account: str) -> Finding:
+    what = f"Secret {name} of {account}"
+    found = _object(cluster, cluster.core.read_namespaced_secret, "Secret", name)
+    if not isinstance(found, Finding):
+        return Finding(what, "ok", f"in {cluster.namespace}")
+    if found.state == "missing":
+        how = "make it with `fededge images harbor-setup` or `kubectl create secret docker-registry`"
+        return Finding(what, "missing", f"not in {cluster.namespace}, and images are pulled with it: {how}")
+    return found._replace(what=what)
+
+
+def _rights(cluster: Cluster) -> list[Finding]:
+    """Look at the rights of who runs the tasks; the caller's own say nothing of them."""
+    what, lacking = f"rights of {SERVICE_ACCOUNT}", []
+    try:
+        for (group, resource), verbs in RIGHTS.items():
+            lacking += [f"{verb} {resource}" for verb in verbs if not _may(cluster, verb, group, resource)]
+        sees_nodes = _may(cluster, "list", "", "nodes")
+    except ClusterError as error:
+        return [_unseen(what, error)]
+    if lacking:
+        rights = Finding(what, "missing", f"may not {', '.join(lacking)} in {cluster.namespace}: {_APPLY}")
+    else:
+        rights = Finding(what, "ok", f"in {cluster.namespace}")
+    nodes = "granted" if sees_nodes else "not granted; only clients on devices need it: manifests/components/devices"
+    return [rights, Finding("right to list nodes", "ok" if sees_nodes else "unused", nodes)]
+
+
+def _may(cluster: Cluster, verb: str, group: str, resource: str) -> bool:
+    """Ask about the service account, by the review that a namespace's administrator may make."""
     from kubernetes import client
-    from kubernetes.config.config_exception import ConfigException
-    from urllib3.exceptions import HTTPError
-    from yaml import YAMLError
 
-    try:
-        _load_config()
-        version = client.VersionApi().get_code(_request_timeout=_SECONDS)
-    except (ConfigException, YAMLError):
-        return [Finding("cluster", "unused", "no kubeconfig; local runs need none: set KUBECONFIG for a cluster")]
-    except (client.ApiException, HTTPError) as error:
-        return [Finding("cluster", "missing", f"does not answer: {_short(error)}; check `kubectl cluster-info`")]
-    found = [Finding("cluster", "ok", f"Kubernetes {version.git_version}")]
-    try:
-        return [*found, *(_right(namespace, *right) for right in _RIGHTS), _settings(namespace)]
-    except (client.ApiException, HTTPError) as error:
-        return [*found, Finding("rights", "missing", f"cannot be asked for: {_short(error)}")]
+    accounts, space = "system:serviceaccounts", cluster.namespace
+    review = client.V1LocalSubjectAccessReview(
+        metadata=client.V1ObjectMeta(namespace=space),
+        spec=client.V1SubjectAccessReviewSpec(
+            user=f"system:serviceaccount:{space}:{SERVICE_ACCOUNT}",
+            groups=[accounts, f"{accounts}:{space}", "system:authenticated"],
+            resource_attributes=client.V1ResourceAttributes(namespace=space, verb=verb, group=group, resource=resource),
+        ),
+    )
+    ask = client.AuthorizationV1Api(cluster.core.api_client).create_namespaced_local_subject_access_review
+    answer = cluster.call_plain(ask, space, review, verb="create", resource="localsubjectaccessreviews")
+    return bool(answer["status"]["allowed"])
 
 
-def _load_config() -> None:
-    """Load the person's kubeconfig, or the service account that a pod has."""
-    from kubernetes import config
-    from kubernetes.config.config_exception import ConfigException
-
-    try:
-        config.load_kube_config()
-    except ConfigException:
-        config.load_incluster_config()
+def _config(cluster: Cluster) -> Finding:
+    found = _object(cluster, cluster.core.read_namespaced_config_map, "ConfigMap", CONFIG)
+    if isinstance(found, Finding):
+        return found
+    values = found.get("data") or {}
+    store = values.get("FEDEDGE_STORE") or "no store: each run has to be given one"
+    return _filled(f"ConfigMap {CONFIG}", values, store)
 
 
-def _right(namespace: str, verb: str, group: str, resource: str) -> Finding:
-    from kubernetes import client
-
-    attributes = client.V1ResourceAttributes(namespace=namespace, verb=verb, group=group, resource=resource)
-    review = client.V1SelfSubjectAccessReview(spec=client.V1SelfSubjectAccessReviewSpec(resource_attributes=attributes))
-    answer = client.AuthorizationV1Api().create_self_subject_access_review(review, _request_timeout=_SECONDS)
-    what = f"right to {verb} {resource}"
-    if answer.status.allowed:
-        return Finding(what, "ok", f"in {namespace}")
-    return Finding(what, "missing", f"not in {namespace}: ask its administrator to grant {verb} on {resource}")
-
-
-def _settings(namespace: str) -> Finding:
-    from kubernetes import client
-
-    try:
-        client.CoreV1Api().read_namespaced_config_map("fededge", namespace, _request_timeout=_SECONDS)
-    except client.ApiException as error:
-        return Finding(
-            "ConfigMap fededge", "missing", f"{_short(error)} in {namespace}: it names the store of the runs there"
-        )
-    return Finding("ConfigMap fededge", "ok", f"in {namespace}")
+def _credentials(cluster: Cluster) -> Finding:
+    found = _object(cluster, cluster.core.read_namespaced_secret, "Secret", SECRET)
+    if isinstance(found, Finding):
+        return found
+    values = {key: base64.b64decode(value).decode(errors="replace") for key, value in (found.get("data") or {}).items()}
+    what = f"Secret {SECRET}"
+    if empty := [key for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not values.get(key)]:
+        return Finding(what, "missing", f"has no {' and no '.join(empty)}: {_APPLY}")
+    return _filled(what, values, f"in {cluster.namespace}")
 
 
-def _short(error: Exception) -> str:
-    return str(getattr(error, "reason", "") or error).splitlines()[0]
+def _filled(what: str, values: Mapping[str, str], detail: str) -> Finding:
+    """Make sure that no placeholder of the manifests is left."""
+    if left := [key for key, value in sorted(values.items()) if _PLACEHOLDER in value]:
+        how = "replace it in manifests/base/store.yaml, and apply that again"
+        return Finding(what, "missing", f"{_PLACEHOLDER} is still in {', '.join(left)}: {how}")
+    return Finding(what, "ok", detail)
+
+
+def _claim(cluster: Cluster) -> Finding:
+    name = Placement().data_claim
+    found = _object(cluster, cluster.core.read_namespaced_persistent_volume_claim, "claim", name)
+    if isinstance(found, Finding):
+        return found
+    what, phase = f"claim {name}", found.get("status", {}).get("phase", "Pending")
+    match phase:
+        case "Bound":
+            return Finding(what, "ok", f"in {cluster.namespace}")
+        case "Pending":
+            return Finding(what, "ok", "not bound yet, which may wait for its first pod; else `kubectl describe pvc`")
+    return Finding(what, "missing", f"is {phase}: its volume is gone; delete it and {_APPLY}")

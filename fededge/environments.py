@@ -25,6 +25,19 @@ from fededge.errors import InputError, SetupError
 from fededge.shipped import image_names, shipped_file
 
 _COMPLETE = ".complete"
+# What each takes on the disk.
+SIZES = {
+    "serving": "1.5 GB",
+    "serving-tensorflow": "2.0 GB",
+    "sklearn": "0.4 GB",
+    "tensorflow": "2.5 GB",
+    "torch": "1.3 GB",
+}
+_PYTORCH = "--torch-backend=cpu"  # uv's name for the index below, which it asks for PyTorch's packages alone
+_PYTORCH_HINT = (
+    "; PyTorch for CPUs comes from https://download.pytorch.org/whl/cpu: where that is out of reach, "
+    "put its wheel into a folder and set PIP_FIND_LINKS to the folder"
+)
 _NO_SOURCE = ("__pycache__", ".git", ".venv", "build", "dist", ".egg-info", ".mypy_cache", ".ruff_cache", ".fededge")
 
 Say = Callable[[str], None]
@@ -98,11 +111,11 @@ def make(wanted: Environment, say: Say) -> None:
     """
     with _making(wanted.path) as missing:
         if missing:
-            say(f"making the environment {wanted.image} in {wanted.path}: once, some minutes and 2.5 GB")
+            say(f"making the environment {wanted.image} in {wanted.path}: once, {SIZES[wanted.image]}")
             _uv("venv", "--quiet", "--python", f"{sys.version_info.major}.{sys.version_info.minor}", str(wanted.path))
             # Without byte-code every step would spend seconds on compiling TensorFlow again.
             _uv("pip", "install", "--python", str(wanted.python), "--no-deps", "--require-hashes",
-                "--compile-bytecode", "--requirement", str(_lock(wanted.image)))  # fmt: skip
+                "--compile-bytecode", *_sources(wanted.image), "--requirement", str(_lock(wanted.image)))  # fmt: skip
     if wanted.extras_path:
         with _making(wanted.extras_path) as missing:
             if missing:
@@ -141,7 +154,7 @@ def _install_extras(wanted: Environment, to: Path, say: Say) -> None:
     to.mkdir(parents=True)
     (to / "wanted.in").write_text("\n".join(_requirement(extra) for extra in wanted.extras))
     overrides = str(shipped_file(f"images/{wanted.image}/overrides.txt"))
-    target = ["--python", str(wanted.python)]
+    target = ["--python", str(wanted.python), *_sources(wanted.image)]
     _uv("pip", "compile", "--quiet", "--no-header", "--no-annotate", *target, "--constraint", str(lock),
         "--override", overrides, *(f"--no-emit-package={name}" for name in locked),
         "--output-file", str(to / "extras.lock"), str(to / "wanted.in"))  # fmt: skip
@@ -156,6 +169,19 @@ def _requirement(extra: str) -> str:
 
 def _lock(image: str) -> Path:
     return shipped_file(f"images/{image}/requirements.lock")
+
+
+def _sources(image: str) -> list[str]:
+    """Tell uv where wheels are, beside PyPI: where pip is told to look, and what PyTorch builds for CPUs.
+
+    uv fails if a place that it is told of is out of reach, so PyTorch's index is named only where no folder has what
+    is locked.
+    """
+    links = [link for link in os.environ.get("PIP_FIND_LINKS", "").split() if "://" in link or Path(link).is_dir()]
+    options = [f"--find-links={link}" for link in links]
+    builds = re.findall(r"^([A-Za-z0-9._-]+)==(\S+\+cpu)", _lock(image).read_text(), re.MULTILINE)
+    found = [any(any(Path(link).glob(f"{name}-{version}-*.whl")) for link in links) for name, version in builds]
+    return options if all(found) else [*options, _PYTORCH]
 
 
 def _is_path(extra: str) -> bool:
@@ -183,7 +209,8 @@ def _uv(*arguments: str) -> None:
     done = subprocess.run([find_uv_bin(), *arguments], stdout=sys.stderr.fileno(), stderr=shown, text=True)  # noqa: S603
     if done.returncode:
         lines = [line.strip() for line in (done.stderr or "see above").strip().splitlines() if line.strip()]
-        raise SetupError(f"uv {' '.join(arguments[:2])} failed: {' '.join(lines[-4:])}")
+        hint = _PYTORCH_HINT if _PYTORCH in arguments else ""
+        raise SetupError(f"uv {' '.join(arguments[:2])} failed: {' '.join(lines[-4:])}{hint}")
 
 
 @contextlib.contextmanager

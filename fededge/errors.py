@@ -4,6 +4,10 @@
     ├── InputError              what the user asked for cannot be done as asked
     │   └── WorkloadError       a workload is unknown, broken, or its data is
     ├── SetupError              something that must be installed or configured is not
+    ├── ClusterError            Kubernetes refuses, or does not answer; carries the HTTP status
+    ├── RegistryError           a registry or Harbor refuses, or does not answer; carries the HTTP status
+    ├── ImageError              an image may not be used: its scan, or that there is none
+    ├── KubeflowError           Kubeflow Pipelines refuses, or does not answer; carries the HTTP status
     ├── StoreError              the store did not do its part
     │   ├── StoreUnavailableError   unreachable, refuses the credentials, read-only, full
     │   ├── NotFoundError       no such key
@@ -13,7 +17,8 @@
     │   ├── TooLargeError       a value has more bytes than may be read
     │   └── FormatError         written by another FedEdge
     ├── UpdateError             one client's update cannot be used; carries a reason code
-    ├── RunError                a pipeline failed on this machine; its log says why
+    ├── RolloutError            a version could not be brought to the requests, and was taken back
+    ├── RunError                a run of a pipeline failed; its log says why
     └── RoundError              the round cannot go on
         ├── LeaseError          another run works on the training
         ├── QuorumError         too few usable updates
@@ -42,6 +47,64 @@ class WorkloadError(InputError):
 
 class SetupError(FedEdgeError):
     exit_code = 3
+
+
+class ClusterError(FedEdgeError):
+    """Kubernetes did not do what it was asked for.
+
+    Attributes:
+      status: of HTTP, such as 404 (not there), 409 (there, or changed meanwhile), 410 (too old); 0 is no answer.
+      reason: Kubernetes' own word for it, such as AlreadyExists or Conflict.
+      detail: what it said, in full.
+      retry_after: seconds for which it asked to be left alone.
+    """
+
+    exit_code = 6
+
+    def __init__(
+        self, message: str, status: int = 0, reason: str = "", detail: str = "", retry_after: float = 0.0
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+class RegistryError(FedEdgeError):
+    """A registry or Harbor did not do what it was asked for.
+
+    Attributes:
+      status: of HTTP; 0 is no answer.
+    """
+
+    exit_code = 7
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ImageError(FedEdgeError):
+    exit_code = 8
+
+
+class KubeflowError(FedEdgeError):
+    """Kubeflow Pipelines did not do what it was asked for.
+
+    Attributes:
+      status: of HTTP, such as 401 (log in), 403 (not allowed), 409 (there already); 0 is no answer.
+      passes: asking again may help.
+      retry_after: seconds for which it asked to be left alone.
+    """
+
+    exit_code = 9
+
+    def __init__(self, message: str, status: int = 0, *, passes: bool = False, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.passes = passes
+        self.retry_after = retry_after
 
 
 class StoreError(FedEdgeError):
@@ -87,6 +150,10 @@ class UpdateError(FedEdgeError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class RolloutError(FedEdgeError):
+    exit_code = 10
 
 
 class RunError(FedEdgeError):

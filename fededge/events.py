@@ -15,9 +15,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fededge.monitoring import logs
+
 VARIABLE = "FEDEDGE_EVENTS"
 
-Kind = Literal["opened", "started", "finished", "client", "evaluated", "published", "failed"]
+Kind = Literal["opened", "started", "finished", "client", "progress", "evaluated", "published", "failed"]
 
 
 class Event(BaseModel):
@@ -28,6 +30,7 @@ class Event(BaseModel):
       kind: what happened; decides which of the other fields are set.
       phase: the step: distribute, train, aggregate, evaluate, version.
       seconds: how long it took.
+      reason: of what is not ok, in a word for machines.
       detail: a line for people.
     """
 
@@ -45,6 +48,7 @@ class Event(BaseModel):
     seconds: float = 0.0
     metric: str = ""
     value: float = 0.0
+    reason: str = ""
     detail: str = ""
     exit_code: int = 0
 
@@ -53,8 +57,7 @@ def emit(kind: Kind, phase: str, **fields: Any) -> None:
     """Append an event, whole or not at all."""
     event = Event(time=time.time(), kind=kind, phase=phase, **fields)
     line = event.model_dump_json(exclude_defaults=True)
-    sys.stdout.write(line + "\n")  # a pod's log
-    sys.stdout.flush()
+    _log(event, line)
     path = os.environ.get(VARIABLE)
     if path:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -62,6 +65,18 @@ def emit(kind: Kind, phase: str, **fields: Any) -> None:
             os.write(descriptor, line.encode() + b"\n")  # one write: lines of two processes never mix
         finally:
             os.close(descriptor)
+
+
+def _log(event: Event, line: str) -> None:
+    """Write an event to standard output, which is a pod's log."""
+    if logs.is_json():
+        level = "error" if event.kind == "failed" else "info" if event.ok else "warning"
+        fields = event.model_dump(exclude={"time", "phase", "detail", "ok"}, exclude_defaults=True)
+        told = event.detail or " ".join(filter(None, (event.phase, event.kind, event.version, event.metric)))
+        logs.write(level, told, step=event.phase, **fields)
+    else:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
 
 
 class Tail:

@@ -13,11 +13,13 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fededge.core.comparison import Arm
 from fededge.core.updates import ExclusionReason
 from fededge.errors import CorruptError, FormatError, InputError
-from fededge.settings import RoundSettings
+from fededge.settings import LocalTraining, RoundSettings
 
-FORMAT = 2
+FORMAT = 3
+GIVEN_UP = "given up by hand"  # why an attempt failed that `fededge rounds abandon` ended
 Digest = str  # "sha256:" and 64 hexadecimal digits
 _DIGEST = r"^sha256:[0-9a-f]{64}$"
 
@@ -122,10 +124,42 @@ class Training(Record):
     created_at: datetime = Field(default_factory=now)
 
 
+class Excluded(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    client: str
+    reason: ExclusionReason
+    detail: str
+
+
+class OnDevice(BaseModel):
+    """Where a batch of clients lives.
+
+    Attributes:
+      device: its name.
+      node: of the cluster; empty where nobody said.
+      claim: the PersistentVolumeClaim with the clients' data; empty where nobody said.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str
+    node: str = ""
+    claim: str = ""
+
+
+def _is_empty(value: object) -> bool:
+    return not value
+
+
 class Attempt(Record):
     """One try at one round: its plan, and the version it starts from.
 
     Attributes:
+      devices: of the batches whose clients live on one; no batch has clients of two.
+      left_out: clients of the cohort that are in no batch, and why.
+      update_signature: of the tensors that each client has to deliver.
+      interval_s: seconds between the rounds of the schedule that opened it; 0 for none.
       data_schema: of the examples that the base version was made from; empty before the first round.
       code: digest of the workload's module.
       runtime: of the client image that opened the attempt.
@@ -142,6 +176,10 @@ class Attempt(Record):
     base_server_state: Digest | None
     settings: RoundSettings
     batches: dict[str, list[str]]
+    devices: dict[str, OnDevice] = Field(default={}, exclude_if=_is_empty)
+    left_out: list[Excluded] = Field(default=[], exclude_if=_is_empty)
+    update_signature: dict[str, str]
+    interval_s: int = Field(default=0, exclude_if=_is_empty)
     data_schema: dict[str, str]
     code: Digest
     runtime: Runtime
@@ -149,7 +187,8 @@ class Attempt(Record):
 
     @property
     def cohort(self) -> list[str]:
-        return [client for batch in self.batches.values() for client in batch]
+        planned = [client for batch in self.batches.values() for client in batch]
+        return planned + [excluded.client for excluded in self.left_out]
 
     @property
     def ref(self) -> AttemptRef:
@@ -298,14 +337,6 @@ class Accepted(BaseModel):
     reused_from: int | None = None
 
 
-class Excluded(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    client: str
-    reason: ExclusionReason
-    detail: str
-
-
 class ClosedBecause(StrEnum):
     ALL_ANSWERED = "ALL_ANSWERED"
     TARGET_REACHED = "TARGET_REACHED"
@@ -443,3 +474,141 @@ class Forgotten(Record):
     client: str
     deltas: list[Digest]
     at: datetime = Field(default_factory=now)
+
+
+class ComparisonRef(BaseModel):
+    """Names a comparison; as a string it goes from step to step, as `digits/v5/0123456789ab`.
+
+    Attributes:
+      name: the beginning of the digest of its plan.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    training: str
+    version: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.training}/{self.version}/{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> ComparisonRef:
+        try:
+            training, version, name = text.split("/")
+        except ValueError as error:
+            raise InputError(f"{text!r} is no comparison; it looks like digits/v5/0123456789ab") from error
+        return cls(training=training, version=version, name=name)
+
+
+class Budget(BaseModel):
+    """How much is trained, the same in the federated, the centralized and the local arm.
+
+    Attributes:
+      examples: that the version's lineage was trained on, each as often as it was.
+      available: the examples that all clients have.
+      epochs: how often these have to be gone through for as many.
+      rounds: numbers of the rounds that trained.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    examples: int
+    available: int
+    epochs: int
+    rounds: list[int]
+
+
+class ArmBatch(BaseModel):
+    """What one pod does.
+
+    Attributes:
+      clients: to train, one after the other; in the federated and the centralized arm empty.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    arm: Arm
+    clients: list[str]
+
+
+class Comparison(Record):
+    """What is compared, and how. It has no date: asked for again, it is the same document.
+
+    Attributes:
+      manifest: digest of the version's manifest.
+      model: of the version.
+      initial_model: that the centralized and the local arm start from.
+      settings: of the version's round.
+      population: the clients that can train; whoever else has held-out examples is cold.
+      fine_tuning: how clients go on from the federated model.
+      bytes_moved: by the federated training: models to clients, and accepted updates from them.
+      unit: of the metric; empty for a share.
+      code: digest of the workload's module.
+      runtime: of the image that made the plan.
+    """
+
+    noun: ClassVar[str] = "comparison"
+
+    training: str
+    version: str
+    manifest: Digest
+    model: Digest
+    initial_model: Digest
+    settings: RoundSettings
+    population: list[str]
+    fine_tuning: LocalTraining
+    budget: Budget
+    bytes_moved: int
+    batches: dict[str, ArmBatch]
+    metric: str
+    unit: str
+    higher_is_better: bool
+    deadline_s: int
+    code: Digest
+    runtime: Runtime
+
+    @property
+    def ref(self) -> ComparisonRef:
+        return ComparisonRef(training=self.training, version=self.version, name=self.digest[7:19])
+
+
+class ArmScore(BaseModel):
+    """What an arm's model is worth to one client.
+
+    Attributes:
+      own: whether on the client's own held-out examples; else on the test that is reported for all.
+      examples: how many these are.
+      metrics: those that are finite.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    client: str
+    own: bool
+    examples: int
+    metrics: dict[str, float]
+
+
+class ArmResult(Record):
+    """What became of one batch of a comparison.
+
+    Attributes:
+      official: metrics of the arm's one model on the test that is reported; empty where each client has its own model.
+      scores: of the clients, in client order.
+      failures: clients without a score or whose data were not used, and why.
+      problem: why the arm's one model could not be made; empty if it could.
+      raw_bytes: of clients' examples that were brought together.
+    """
+
+    noun: ClassVar[str] = "result of a comparison"
+
+    batch: str
+    arm: Arm
+    official: dict[str, float]
+    scores: list[ArmScore]
+    failures: list[Excluded]
+    problem: str
+    raw_bytes: int
+    seconds: float
+    runtime: Runtime

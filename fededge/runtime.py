@@ -13,6 +13,7 @@ from fededge.records import Digest, Runtime, digest_of
 _VECTOR_SETS = ("avx2", "avx512f", "fma", "asimd", "sve")
 
 
+@cache
 def describe_runtime(libraries: tuple[str, ...], threads: int) -> Runtime:
     """Describe this process.
 

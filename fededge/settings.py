@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fededge import __version__
 from fededge.core.robust import Rule, precondition
 from fededge.errors import InputError
 
@@ -38,13 +39,52 @@ class _Settings(BaseModel):
             raise InputError(f"{where}{first['msg'].removeprefix('Value error, ')}") from error
 
 
+class ClientAlgorithm(StrEnum):
+    FEDAVG = "fedavg"
+    FEDPROX = "fedprox"
+    SCAFFOLD = "scaffold"
+
+
 class LocalTraining(_Settings):
     """How a client trains."""
 
     local_epochs: int = Field(5, ge=1, le=1000, description="How often a client goes through its data.")
+    local_steps: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="How many minibatches a client trains on, in place of local_epochs. 0 goes by epochs.",
+    )
     batch_size: int = Field(10, ge=1, le=1_000_000, description="Examples in a client's minibatch.")
     client_learning_rate: float = Field(0.1, gt=0, description="Learning rate of the clients' SGD.")
+    learning_rate_decay: float = Field(
+        1.0, gt=0, le=1, description="The clients' learning rate is multiplied by this in each round after the first."
+    )
     client_momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of the clients' SGD, at least 0 and below 1.")
+    client_algorithm: ClientAlgorithm = Field(
+        ClientAlgorithm.FEDAVG,
+        description="What keeps clients from drifting apart: fedavg (nothing), fedprox or scaffold.",
+    )
+    proximal_mu: float = Field(0.0, ge=0, description="How strongly fedprox pulls clients to the global model.")
+
+    @model_validator(mode="after")
+    def _suits_the_algorithm(self) -> Self:
+        prox = self.client_algorithm is ClientAlgorithm.FEDPROX
+        if prox != bool(self.proximal_mu):
+            raise ValueError("client_algorithm=fedprox goes with a proximal_mu above 0, such as 0.01, and only with it")
+        if self.client_algorithm is ClientAlgorithm.SCAFFOLD and self.client_momentum:
+            raise ValueError("client_algorithm=scaffold goes with client_momentum=0: its control variates are SGD's")
+        return self
+
+    def in_round(self, number: int) -> LocalTraining:
+        """Return how clients train in a round, from 1, with that round's learning rate and no further decay."""
+        rate = self.client_learning_rate * self.learning_rate_decay ** (number - 1)
+        values = {name: getattr(self, name) for name in LocalTraining.model_fields}
+        return LocalTraining(**{**values, "client_learning_rate": rate, "learning_rate_decay": 1.0})
+
+    def steps(self, examples: int) -> int:
+        """Count the minibatches that a client with so many examples trains on; an epoch's last one may be smaller."""
+        return self.local_steps or self.local_epochs * math.ceil(examples / self.batch_size)
 
 
 class Server(_Settings):
@@ -98,7 +138,9 @@ class Admission(_Settings):
 class Waiting(_Settings):
     """Whom a round waits for, and how long."""
 
-    clients: int = Field(10, ge=1, le=1_000_000, description="How many clients there are.")
+    clients: int = Field(
+        0, ge=0, le=1_000_000, description="How many clients there are. 0 is all that the workload has."
+    )
     clients_per_round: int = Field(
         0, ge=0, description="How many of them take part in the round, drawn at random. 0 takes all."
     )
@@ -131,6 +173,8 @@ class Waiting(_Settings):
 
     @model_validator(mode="after")
     def _cohort_fits(self) -> Self:
+        if not self.clients:  # known once the workload has named them
+            return self
         if self.clients_per_round > self.clients:
             raise ValueError(f"clients_per_round={self.clients_per_round} is more than clients={self.clients}")
         if self.min_clients > self.cohort_size:
@@ -161,19 +205,33 @@ class RoundSettings(LocalTraining, Server, Admission, Waiting):
     workload: str = Field(
         "digits",
         min_length=1,
-        description="What to train: digits, mnist, or the import path of your own, package.module:attribute.",
+        description="What to train: one of ours, as digits, or the import path of your own, package.module:attribute.",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Decides every random number. The same seed gives the same model.")
 
     @model_validator(mode="after")
+    def _scaffold_takes_the_mean(self) -> Self:
+        if self.client_algorithm is ClientAlgorithm.SCAFFOLD and (self.aggregation is not Rule.MEAN or self.clip_norm):
+            raise ValueError("client_algorithm=scaffold goes with aggregation=mean and clip_norm=0")
+        return self
+
+    @model_validator(mode="after")
     def _enough_for_the_rule(self) -> Self:
-        if unmet := precondition(self.aggregation, self.cohort_size, self.attackers):
+        if self.clients and (unmet := precondition(self.aggregation, self.cohort_size, self.attackers)):
             raise ValueError(unmet)
         return self
 
+    def of_population(self, clients: int) -> RoundSettings:
+        """Return the settings with the number of clients that the workload names.
+
+        Raises:
+          InputError: they do not go with so many.
+        """
+        return RoundSettings.parse(**{**self.model_dump(), "clients": clients})
+
 
 # Settings that every round of a training shares: they define the data, the random streams and the server state.
-TRAINING_WIDE = ("workload", "seed", "clients", "server_optimizer")
+TRAINING_WIDE = ("workload", "seed", "clients", "server_optimizer", "client_algorithm")
 
 
 class Placement(_Settings):
@@ -196,4 +254,106 @@ class Placement(_Settings):
     )
     memory_limit: str = Field(
         "4Gi", pattern=r"^[0-9]+(\.[0-9]+)?([kMGT]i?)?$", description="Memory it may use at most."
+    )
+
+
+class FanOut(_Settings):
+    """How Jobs train the clients of a round. Decides nothing about the model."""
+
+    parallelism: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        description="How many pods of each Job, and how many Jobs of devices, train clients at once.",
+    )
+    retries: int = Field(
+        1,
+        ge=0,
+        le=10,
+        description="How often a batch of clients is tried again when its pod crashes or runs out of memory.",
+    )
+    start_s: int = Field(
+        600, ge=1, le=86_400, description="Seconds after which a Job is given up of which Kubernetes can start no pod."
+    )
+    keep_jobs_s: int = Field(
+        3600, ge=0, le=2_592_000, description="Seconds that finished Jobs are kept, with the logs of their pods."
+    )
+    client_service_account: str = Field(
+        "fededge-client",
+        pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$",
+        description="Service account of the pods that train clients; it needs no rights.",
+    )
+
+
+class ComparisonSettings(_Settings):
+    """How a federated model is compared with others."""
+
+    clients_per_pod: int = Field(5, ge=1, description="How many clients one pod trains, one after the other.")
+    arm_clients: int = Field(
+        0, ge=0, description="How many clients are trained alone and fine-tuned, drawn at random. 0 takes all."
+    )
+    deadline_s: int = Field(
+        3600, ge=1, le=86_400, description="Seconds that each pod may take; whoever is not done by then is left out."
+    )
+
+    @model_validator(mode="after")
+    def _two_at_least(self) -> Self:
+        if self.arm_clients == 1:
+            raise ValueError("arm_clients=1 compares nobody: take 2 or more, or 0 for all")
+        return self
+
+
+class Platform(StrEnum):
+    SELDON = "seldon"
+    KSERVE = "kserve"
+
+
+class Action(StrEnum):
+    """What to do with a version that is to be served.
+
+    `auto` goes from a canary to all requests by itself; the other three leave that to people.
+    """
+
+    AUTO = "auto"
+    CANARY = "canary"
+    PROMOTE = "promote"
+    ROLLBACK = "rollback"
+
+
+class Deployment(_Settings):
+    """How a version is brought to the requests."""
+
+    platform: Platform = Field(Platform.KSERVE, description="What serves it: kserve or seldon.")
+    action: Action = Field(
+        Action.AUTO,
+        description="auto puts a canary up and promotes it when it has stayed ready; canary, promote and rollback do "
+        "one step.",
+    )
+    name: str = Field(
+        "",
+        pattern=r"^([a-z]([-a-z0-9]{0,61}[a-z0-9])?)?$",
+        description="Name of the service, and of the model in its URLs; empty for the training's.",
+    )
+    serving_image: str = Field(
+        f"fededge-serving:{__version__}",
+        min_length=1,
+        description="Image of the server for models of PyTorch and scikit-learn, with its registry.",
+    )
+    serving_tensorflow_image: str = Field(
+        f"fededge-serving-tensorflow:{__version__}",
+        min_length=1,
+        description="Image of the server for models of Keras, with its registry.",
+    )
+    replicas: int = Field(1, ge=1, le=1000, description="How many pods serve each version.")
+    traffic: int = Field(
+        10, ge=1, le=100, description="Percent of the requests for the canary; 100 skips it, once the server is ready."
+    )
+    bar: str = Field(
+        "",
+        pattern=r"^(\w+(>=|<=)-?[0-9.]+(e-?[0-9]+)?)?$",
+        description="What the version must have measured, as accuracy>=0.9 or rmse<=2; empty for anything.",
+    )
+    timeout_s: int = Field(600, ge=1, le=86_400, description="Seconds until the server must be ready.")
+    soak_s: int = Field(
+        300, ge=0, le=86_400, description="Seconds that a canary must stay ready before auto promotes it."
     )

@@ -29,3 +29,9 @@ def image_names() -> list[str]:
     """Name the images that come with a lock, as `tensorflow`."""
     roots = (_PACKAGE / "shipped", _PACKAGE.parent)
     return sorted({lock.parent.name for root in roots for lock in root.glob("images/*/requirements.lock")})
+
+
+def pipeline_names() -> list[str]:
+    """Name the pipelines that come compiled, as `fl_round`."""
+    roots = (_PACKAGE / "shipped", _PACKAGE.parent)
+    return sorted({path.stem for root in roots for path in root.glob("pipelines/compiled/*.yaml")})

@@ -8,6 +8,8 @@ import sys
 import threading
 from collections.abc import Iterator
 
+TERMINATED = 128 + signal.SIGTERM  # the exit code that shells give a program that SIGTERM ended
+
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
@@ -15,7 +17,7 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # which alone gets signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         yield
     finally:

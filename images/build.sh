@@ -2,11 +2,12 @@
 # Builds images: the wheel, then fededge-NAME:TAG for each NAME, by default for every folder here with a Dockerfile.
 #   images/build.sh [NAME…]
 # Environment:
-#   TAG           default: the version in fededge/__init__.py
-#   BASE_IMAGE    default: what the Dockerfile names
-#   SOURCE        URL of the source code, for the image's label
-#   PIP_INDEX_URL the package index to use inside the build
-#   BUILD_FLAGS   more options for `docker build`, such as "--network host"
+#   TAG            default: the version in fededge/__init__.py
+#   BASE_IMAGE     default: what the Dockerfile names
+#   SOURCE         URL of the source code, for the image's label
+#   PIP_INDEX_URL  the package index to use inside the build
+#   PIP_FIND_LINKS where images/wheels.sh finds what PyPI lacks, so that it need not download that
+#   BUILD_FLAGS    more options for `docker build`, such as "--network host"
 # Needs docker, git, and uv, which the control environment contains.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -33,7 +34,12 @@ for name in BASE_IMAGE SOURCE PIP_INDEX_URL; do
 done
 read -ra flags <<<"${BUILD_FLAGS:-}"
 
+# In the context of the one image that needs them: they are large.
+wheels=dist/wheels
+trap 'rm -rf "$wheels"' EXIT
 for name; do
+  rm -rf "$wheels"
+  images/wheels.sh "$name" "$wheels"
   docker build ${flags[@]+"${flags[@]}"} "${arguments[@]}" --file "images/$name/Dockerfile" \
     --tag "fededge-$name:${TAG:-$version}" .
 done

@@ -4,13 +4,10 @@ A pipeline of its own, because only a pipeline's own inputs can place a task at 
 carries its node's affinity, so mounting a device's claim puts the pod on that device, and its data never moves.
 """
 
-from kfp import dsl, kubernetes
+from kfp import dsl
 
 from components import train_clients
-from pipelines.task_settings import SHARED_CLAIM, mount_data, prepare
-
-_EDGE = "node-role.kubernetes.io/edge"
-_HOURS = 25  # beyond any deadline
+from pipelines.task_settings import CLIENT_HOURS, SHARED_CLAIM, place, prepare
 
 
 @dsl.pipeline(name="train-on-device", description="Trains one batch of clients on the device that holds their data.")
@@ -37,10 +34,6 @@ def train_on_device(
     Returns:
         How many clients delivered and failed.
     """
-    task = prepare(train_clients(store=store, batch=batch), "train clients", hours=_HOURS)
-    mount_data(task, data_claim)
-    task.set_cpu_request(cpu_request).set_cpu_limit(cpu_limit)
-    task.set_memory_request(memory_request).set_memory_limit(memory_limit)
-    kubernetes.add_toleration(task, key=_EDGE, operator="Exists", effect="NoSchedule")
-    kubernetes.add_node_affinity(task, match_expressions=[{"key": _EDGE, "operator": "Exists"}], weight=100)
+    task = prepare(train_clients(store=store, batch=batch), "train clients", hours=CLIENT_HOURS)
+    place(task, data_claim, cpu_request, cpu_limit, memory_request, memory_limit)
     return task.output

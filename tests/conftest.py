@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import fededge
 from fededge.store import Store
 from fededge.store.folder import FolderStore
 
 if TYPE_CHECKING:
+    from fededge.cluster.api import Cluster
+    from tests.cluster.api_server import ApiServer
     from tests.store.ceph import S3Server
 
 REPOSITORY = Path(__file__).parents[1]
@@ -36,6 +35,15 @@ def data() -> Path:
     folder = Path(os.environ.get("FEDEDGE_DATA") or REPOSITORY.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip("no public data sets: set FEDEDGE_DATA to the folder that has them")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def contracts() -> Path:
+    """The folder with the published schemas of the systems that FedEdge talks to."""
+    folder = Path(os.environ.get("FEDEDGE_CONTRACTS") or REPOSITORY.parent / "shared" / "contracts")
+    if not folder.is_dir():
+        pytest.skip("no published schemas: set FEDEDGE_CONTRACTS to the folder that has them")
     return folder
 
 
@@ -93,17 +101,34 @@ def docker_host() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def image(docker_host: str) -> str:
-    environment = {
-        **os.environ,
-        "DOCKER_HOST": docker_host,
-        "DOCKER_BUILDKIT": "0",
-        "TAG": fededge.__version__,
-        "BUILD_FLAGS": os.environ.get("BUILD_FLAGS", "--network host"),
-        # uv is beside this interpreter, also where the environment is not activated.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-    }
-    build = subprocess.run(
-        [REPOSITORY / "images" / "build.sh", "tensorflow"], env=environment, capture_output=True, text=True
-    )
-    assert build.returncode == 0, (build.stdout + build.stderr)[-3000:]
-    return f"fededge-tensorflow:{fededge.__version__}"
+    from tests.images.build import build
+
+    return build(docker_host, "tensorflow")
+
+
+@pytest.fixture
+def api_server() -> Iterator[ApiServer]:
+    """An API server of Kubernetes, with nothing on it."""
+    from tests.cluster.api_server import serving
+
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def kubeconfig(api_server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kubeconfig for that server, in KUBECONFIG; its context `elsewhere` leads nowhere."""
+    from tests.cluster.api_server import write_kubeconfig
+
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    return write_kubeconfig(api_server, tmp_path / "kubeconfig")
+
+
+@pytest.fixture
+def cluster(kubeconfig: Path) -> Iterator[Cluster]:
+    """A way to that server, which gives up after 10 s."""
+    from fededge.cluster.api import connect
+
+    with connect(patience=10) as cluster:
+        yield cluster

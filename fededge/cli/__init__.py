@@ -8,7 +8,25 @@ from typing import Annotated
 import typer
 
 from fededge import __version__
-from fededge.cli import doctor, env, pipelines, rounds, run, versions
+from fededge.cli import (
+    compare,
+    data,
+    devices,
+    doctor,
+    env,
+    evaluate,
+    images,
+    metrics,
+    pipelines,
+    rounds,
+    run,
+    schedule,
+    simulate,
+    submit,
+    train,
+    upload,
+    versions,
+)
 from fededge.errors import FedEdgeError
 
 app = typer.Typer(
@@ -20,10 +38,22 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("run")(run.run)
+app.command("simulate")(simulate.simulate)
+app.command("compare")(compare.compare)
+app.command("evaluate")(evaluate.evaluate)
+app.command("submit")(submit.submit)
+app.command("train")(train.train)
+app.command("stop")(submit.stop)
+app.command("upload")(upload.upload)
+app.command("metrics")(metrics.metrics)
+app.command("devices")(devices.devices)
 app.command("doctor")(doctor.doctor)
 app.add_typer(versions.app, name="versions")
 app.add_typer(rounds.app, name="rounds")
 app.add_typer(pipelines.app, name="pipelines")
+app.add_typer(images.app, name="images")
+app.add_typer(schedule.app, name="schedule")
+app.add_typer(data.app, name="data")
 app.add_typer(env.app, name="env")
 
 

@@ -11,22 +11,25 @@ from fededge import doctor as checks
 from fededge.cli.output import DEFAULT_STORE, JsonOption, StoreOption, console, print_json
 from fededge.errors import SetupError
 
-_STYLES = {"ok": "green", "missing": "bold red", "unused": "dim"}
+_STYLES = {"ok": "green", "missing": "bold red", "unused": "dim", "unknown": "yellow"}
 
 
 def doctor(
     store: StoreOption = DEFAULT_STORE,
-    namespace: Annotated[str, typer.Option(help="Of the pipelines, on the cluster.")] = "kubeflow",
+    namespace: Annotated[
+        str, typer.Option("--namespace", "-n", help="Of the runs, on the cluster; kubeflow if not said.")
+    ] = "",
+    context: Annotated[str, typer.Option(help="Of the kubeconfig; its current one if not said.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Look at the environments, the store, Docker, the cluster and its rights; say what is missing and how to get it.
+    """Look at the environments, the store, Docker and a namespace of the cluster; say what is missing, how to get it.
 
     For example:
 
     - `fededge doctor`
     - `fededge doctor --store s3://models/fededge --namespace my-team --json`
     """
-    found = checks.examine(store, namespace)
+    found = checks.examine(store, namespace, context)
     if as_json:
         print_json([finding._asdict() for finding in found])
     else:

@@ -17,6 +17,10 @@ from fededge.shipped import image_names
 
 app = typer.Typer(help="The environments that local runs use in place of images.", no_args_is_help=True)
 
+ImageArgument = Annotated[
+    str, typer.Argument(help="tensorflow, torch, sklearn; of servers: serving-tensorflow, serving.")
+]
+
 
 @app.command("list")
 def list_environments(as_json: JsonOption = False) -> None:
@@ -42,7 +46,7 @@ def list_environments(as_json: JsonOption = False) -> None:
 
 @app.command()
 def create(
-    image: Annotated[str, typer.Argument(help="As tensorflow.")] = "tensorflow",
+    image: ImageArgument = "tensorflow",
     packages: WithOption = None,
 ) -> None:
     """Make an environment now, so that the first run need not.
@@ -50,7 +54,7 @@ def create(
     For example:
 
     - `fededge env create`
-    - `fededge env create tensorflow --with ./my_package`
+    - `fededge env create torch --with ./my_package`
     """
     wanted = environments.environment(image, packages or [])
     environments.make(wanted, say)
@@ -60,7 +64,7 @@ def create(
 
 @app.command("run", context_settings={"ignore_unknown_options": True})
 def run_python(
-    image: Annotated[str, typer.Argument(help="As tensorflow.")],
+    image: ImageArgument,
     arguments: Annotated[list[str], typer.Argument(help="What to pass to Python, after --.")],
     packages: WithOption = None,
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -29,6 +29,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 WithOption = Annotated[
     list[str] | None,
     typer.Option("--with", help="A package or folder of your own to install beside the steps' locked packages."),
+]
+LibraryOption = Annotated[
+    Literal["tensorflow", "torch", "sklearn"] | None,
+    typer.Option(help="What a workload of your own is made with; tensorflow if not said.", show_default=False),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 TrainingArgument = Annotated[str, typer.Argument(help="The training's name.", show_default=False)]

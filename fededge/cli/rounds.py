@@ -24,7 +24,7 @@ from fededge.cli.output import (
 )
 from fededge.errors import ConflictError, InputError, LeaseError, NotFoundError, StoreError
 from fededge.kubeflow.holder import end_dead
-from fededge.records import Failed
+from fededge.records import GIVEN_UP, Failed
 from fededge.store import open_store
 from fededge.store.trainings import TrainingStore
 
@@ -136,7 +136,7 @@ def abandon(training: TrainingArgument, yes: YesOption = False, store: StoreOpti
         trainings.fence(token)  # so that a run which wakes does not publish what was given up
         if _open_attempt(trainings).plan.ref != plan.ref:
             raise ConflictError(f"{training} has moved on meanwhile: see `fededge rounds list {training}`")
-        trainings.fail_attempt(plan.ref, Failed(reason="given up by hand"))
+        trainings.fail_attempt(plan.ref, Failed(reason=GIVEN_UP))
     finally:
         trainings.lease.release(token)
     console.print(

@@ -2,53 +2,47 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from fededge.cli.local_run import (
+    ClientImageOption,
+    NetworkOption,
+    RegistryOption,
+    RunnerOption,
+    check_combination,
+    follow,
+    make_job,
+)
 from fededge.cli.output import (
     DEFAULT_STORE,
     HOME,
     JsonOption,
+    LibraryOption,
     StoreOption,
     WithOption,
     console,
     errors,
-    print_json,
     say,
 )
-from fededge.cli.round_options import with_round_options
+from fededge.cli.round_options import built_in, settings_of, with_round_options
 from fededge.cli.run_view import RunView
-from fededge.errors import FedEdgeError, InputError, RunError
-from fededge.settings import RoundSettings
-from fededge.store import Store, keys, open_store
+from fededge.cli.training import tell_result, training_name
+from fededge.errors import InputError
+from fededge.run_folder import RunFolder
+from fededge.store import open_store
 from fededge.store.blobs import put_bytes
-from fededge.store.folder import FolderStore
-from fededge.store.trainings import TrainingStore, training_names
-from fededge.workloads import import_path
+from fededge.store.trainings import TrainingStore
+from fededge.workloads import image_of
 
-if TYPE_CHECKING:
-    from fededge.kubeflow.job import Job
-    from fededge.kubeflow.local import RunFolder
-
-INTERRUPTED = 130  # what shells expect after Ctrl-C
-_WEIGHTS = (".safetensors", ".keras", ".h5")
-
-
-class StepError(FedEdgeError):
-    """What a step of the run said, with the exit code that it chose."""
-
-    def __init__(self, detail: str, exit_code: int) -> None:
-        super().__init__(detail)
-        self.exit_code = exit_code
+_WEIGHTS = (".safetensors", ".keras", ".h5", ".pt", ".pth")
 
 
 @with_round_options
 def run(
+    context: typer.Context,
     training: Annotated[
         str, typer.Argument(help="The training to begin or go on with; by default, the workload's.")
     ] = "",
@@ -57,16 +51,22 @@ def run(
     store: StoreOption = DEFAULT_STORE,
     initial_model: Annotated[
         Path | None,
-        typer.Option(help="Weights to begin with: .safetensors, .keras or .h5.", exists=True, dir_okay=False),
+        typer.Option(
+            help="Weights to begin with: .safetensors, .keras, .h5, .pt or .pth.", exists=True, dir_okay=False
+        ),
     ] = None,
-    runner: Annotated[
-        Literal["environment", "docker"],
-        typer.Option(help="Run steps in environments made from the images' locks, or in the images."),
-    ] = "environment",
+    runner: RunnerOption = "environment",
     packages: WithOption = None,
-    registry: Annotated[str, typer.Option(help="With docker: the registry of our images.")] = "",
-    client_image: Annotated[str, typer.Option(help="With docker: the image with your workload.")] = "",
-    network: Annotated[str, typer.Option(help="With docker: the network of the containers.")] = "host",
+    library: LibraryOption = None,
+    registry: RegistryOption = "",
+    client_image: ClientImageOption = "",
+    network: NetworkOption = "host",
+    devices: Annotated[
+        Path | None,
+        typer.Option(
+            help="Who lives on which device, in YAML or JSON. Claims count on a cluster only.", dir_okay=False
+        ),
+    ] = None,
     pipeline: Annotated[
         Path | None,
         typer.Option(help="Run this compiled pipeline instead of the shipped one.", exists=True, dir_okay=False),
@@ -85,105 +85,59 @@ def run(
     - `fededge run --workload my_package.module:workload --with ./my_package`
     - `fededge run my-training --store s3://models/fededge --runner docker`
     """
-    settings = RoundSettings.parse(**chosen)
-    workload = settings.workload
+    settings = settings_of(context, chosen)
+    workload, ours = settings.workload, built_in(settings.workload)
+    if ours and library:
+        raise InputError(f"--library goes with a workload of your own: {workload} is on {image_of(ours)}")
+    image = image_of(ours) if ours else library or "tensorflow"
     # kfp takes a second to import, and --help needs none of it.
-    from fededge.kubeflow import local
     from fededge.kubeflow.export import Images, export_pipeline
     from fededge.kubeflow.holder import holding
     from fededge.kubeflow.rounds import check_rounds
     from fededge.kubeflow.yaml_file import count_rounds, read_pipeline
 
-    import_path(workload)
-    _check_combination(
-        runner == "docker", bool(packages), bool(registry or client_image), bool(pipeline), rounds is not None
-    )
+    other_images = bool(registry or client_image)
+    check_combination(runner, packages or [], other_images=other_images)
+    if pipeline and (rounds is not None or other_images):
+        raise InputError("--pipeline has its rounds and images already: `fededge pipelines export` decides them")
     if initial_model and initial_model.suffix not in _WEIGHTS:
         raise InputError(f"--initial-model {initial_model}: the file must end in {', '.join(_WEIGHTS)}")
     if rounds is not None:
         check_rounds(rounds)
+    inputs = _devices_input(devices)
     opened = open_store(store)
     opened.check()
-    name = _training_name(opened, training, workload, new)
+    name = training_name(opened, training, workload, new)
     trainings = TrainingStore(opened, name)
-    folder = local.RunFolder(HOME / "runs")
+    folder = RunFolder(HOME / "runs")
     say(f"training {name} in {opened.url}; log {folder.log}")
     yaml = pipeline or folder.path / "fl_training.yaml"
     if not pipeline:
-        export_pipeline("fl_training", Images(registry, client_image), rounds, yaml)
+        export_pipeline("fl_training", Images(registry, client_image, image), rounds, yaml)
     view = RunView(count_rounds(read_pipeline(yaml)), errors if as_json else console)
-    arguments = {"store": opened.url, "training": name, **settings.model_dump(mode="json")}
+    arguments = {"store": opened.url, "training": name, **settings.model_dump(mode="json"), **inputs}
     with holding(trainings, folder.path) as holder:
-        if runner == "docker":
-            folders = [Path(opened.url)] if isinstance(opened, FolderStore) else []
-            job = local.docker_job(folder, yaml, arguments, folders, network, holder)
-        else:
-            job = local.environments_job(folder, yaml, arguments, packages or [], holder, say)
+        seen = [Path(path).parent for path in inputs.values()]
+        job = make_job(runner, folder, yaml, arguments, opened, packages or [], network, holder, seen)
         if initial_model:  # last, so that nothing is kept of a run that cannot begin
             digest = put_bytes(opened, initial_model.read_bytes())
             job = job.model_copy(update={"arguments": {**job.arguments, "initial_model": digest}})
-        _follow(job, folder, view)
-    _tell_result(trainings, view, folder, as_json)
-
-
-def _follow(job: Job, folder: RunFolder, view: RunView) -> None:
-    """Run a job, and show what happens."""
-    from fededge.kubeflow import local
-
-    try:
-        with view.shown(), contextlib.closing(local.run(job, folder)) as happening:
-            for event in happening:
-                view.follow(event)
-    except KeyboardInterrupt:
-        if view.rounds:
-            errors.print(view.table())
-        say("interrupted: nothing of it runs any more; the same command goes on where it stopped")
-        raise typer.Exit(INTERRUPTED) from None
-    except RunError as error:
-        if view.failure:
-            raise StepError(f"{view.failure.detail} (log: {folder.log})", view.failure.exit_code) from error
-        raise
-
-
-def _check_combination(docker: bool, packages: bool, other_images: bool, pipeline: bool, rounds: bool) -> None:
-    if docker and packages:
-        raise InputError("--with is for environments: build an image with your packages, and pass --client-image")
-    if other_images and not docker:
-        raise InputError("--registry and --client-image go with --runner docker")
-    if pipeline and (rounds or other_images):
-        raise InputError("--pipeline has its rounds and images already: `fededge pipelines export` decides them")
-
-
-def _training_name(store: Store, wanted: str, workload: str, new: bool) -> str:
-    base = wanted or re.sub(r"[^a-z0-9]+", "-", workload.rpartition(":")[0].lower() or workload).strip("-")
-    keys.training_folder(base)
-    if not new:
-        return base
-    taken = set(training_names(store))
-    return next(
-        name for name in itertools.chain([base], (f"{base}-{i}" for i in itertools.count(2))) if name not in taken
-    )
-
-
-def _tell_result(trainings: TrainingStore, view: RunView, folder: Any, as_json: bool) -> None:
+        follow(job, folder, view)
     report = folder.keep_artifact("round_report", "round_report.md")
     curve = folder.keep_artifact("learning_curve", "learning_curve.html")
-    current = trainings.version()
-    if as_json:
-        print_json(
-            {
-                "training": trainings.name,
-                "store": trainings.store.url,
-                "version": current.version,
-                "metrics": current.metrics,
-                "rounds": [done.as_json() for done in view.rounds],
-                "report": str(report),
-                "learning_curve": str(curve),
-                "log": str(folder.log),
-            }
-        )
-        return
-    console.print(view.table())
-    score = f"{current.metric} {current.metrics[current.metric]:.4f}" if current.metrics else ""
-    console.print(f"{trainings.name} is at {current.version}: {score}")
-    console.print(f"learning curve  {curve}\nround report    {report}\nlog             {folder.log}", soft_wrap=True)
+    tell_result(trainings, view, report, curve, folder.log, as_json)
+
+
+def _devices_input(path: Path | None) -> dict[str, str]:
+    """Make the pipeline's input of a file with devices, after looking into it.
+
+    Raises:
+      InputError: it does not describe devices.
+    """
+    if path is None:
+        return {}
+    from fededge.cluster.devices import find_devices
+
+    ready = [device.ready for device in find_devices(str(path.absolute()))]
+    say(f"{len(ready)} devices, {sum(ready)} of them ready; claims do not count here: all data are on this machine")
+    return {"devices": str(path.absolute())}

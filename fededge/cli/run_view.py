@@ -14,6 +14,9 @@ from rich.table import Table
 
 from fededge.events import Event
 
+_ROWS = 20  # rounds that the table shows
+_PRECISE = 5.0  # seconds, below which tenths count
+
 
 @dataclass
 class RoundView:
@@ -79,14 +82,18 @@ class RunView:
         if self._live is None and (line := self._line(event)):
             self._console.print(line, soft_wrap=True, markup=False)
 
+    def so_far(self) -> Table | None:
+        """Draw the rounds of a run that was interrupted."""
+        return self.table() if self.rounds else None
+
     def table(self) -> Table:
-        """Draw the rounds so far."""
+        """Draw the rounds so far, of many the last."""
         table = Table("round", "version", "clients", "score", "training", "round in all")
-        for view in self.rounds:
+        for view in self.rounds[-_ROWS:]:
             clients = f"{view.delivered} of {view.clients}" + (f", {view.failed} failed" if view.failed else "")
             score = "" if view.value is None else f"{view.metric} {view.value:.4f}"
-            train = f"{view.seconds['train']:.0f} s" if "train" in view.seconds else ""
-            whole = f"{view.ended - view.started['distribute']:.0f} s" if view.ended else ""
+            train = _duration(view.seconds["train"]) if "train" in view.seconds else ""
+            whole = _duration(view.ended - view.started["distribute"]) if view.ended else ""
             table.add_row(str(view.round), view.version, clients, score, train, whole)
         return table
 
@@ -120,9 +127,15 @@ class RunView:
                 return f"round {event.round}: {event.version} is current"
         return ""
 
-    def _render(self) -> RenderableType:
+    def _now(self) -> str:
         view = self.rounds[-1] if self.rounds else RoundView()
         clients = f", {view.delivered} of {view.clients} clients" if self._phase == "train" else ""
         current = max(1, len(self.rounds) + (self._phase == "distribute" and bool(view.version)))
-        now = f"round {current} of {self._total}: {self._phase}{clients}"
-        return Group(*([self.table()] if self.rounds else []), Spinner("dots", now))
+        return f"round {current} of {self._total}: {self._phase}{clients}"
+
+    def _render(self) -> RenderableType:
+        return Group(*([self.table()] if self.rounds else []), Spinner("dots", self._now()))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < _PRECISE else f"{seconds:.0f} s"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -17,6 +15,7 @@ import typer
 from rich.filesize import decimal
 from rich.table import Column, Table
 
+from fededge.cli.learner_call import WEIGHTS, call_learner, image_of_training
 from fededge.cli.output import (
     DEFAULT_STORE,
     JsonOption,
@@ -29,10 +28,8 @@ from fededge.cli.output import (
     errors,
     existing,
     print_json,
-    say,
 )
-from fededge.environments import environment, link_library, make
-from fededge.errors import CorruptError, InputError, NotFoundError, RunError
+from fededge.errors import CorruptError, InputError, NotFoundError
 from fededge.kubeflow.holder import end_dead
 from fededge.records import Pointer, Version
 from fededge.store import Store, keys, open_store
@@ -46,6 +43,8 @@ from fededge.store.verification import verify as verify_training
 app = typer.Typer(
     help="List, show, roll back, export, check and clean the versions of a training.", no_args_is_help=True
 )
+
+_SUFFIXES = {"tensorflow": ".keras", "torch": ".pt2", "sklearn": ".skops"}  # of a whole model, by image
 
 VersionArgument = Annotated[str, typer.Argument(help="Its name, as v4; or current.")]
 
@@ -134,13 +133,16 @@ def rollback(
 def export(
     training: TrainingArgument,
     version: VersionArgument = "current",
-    to: Annotated[Path | None, typer.Option("--to", "-o", help="The file: .keras or .safetensors.")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", "-o", help="The file: .keras, .pt2, .skops, or .safetensors.")
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     packages: WithOption = None,
 ) -> None:
     """Write a version's model as a file that loads without FedEdge.
 
-    A `.keras` file holds the whole Keras model; `.safetensors` the weights alone.
+    The whole model is a `.keras` file of Keras, a `.pt2` of PyTorch or a `.skops` of scikit-learn; `.safetensors` holds
+    the weights alone.
 
     For example:
 
@@ -149,9 +151,10 @@ def export(
     """
     trainings = existing(open_store(store, hurried=True), training)
     manifest = trainings.version(version)
-    path = (to or Path(f"{training}-{manifest.version}.keras")).absolute()
-    if path.suffix not in (".keras", ".safetensors"):
-        raise InputError(f"--to {path.name}: the file must end in .keras or .safetensors")
+    image = image_of_training(trainings)
+    path = (to or Path(f"{training}-{manifest.version}{_SUFFIXES[image]}")).absolute()
+    if path.suffix not in (_SUFFIXES[image], ".safetensors"):
+        raise InputError(f"--to {path.name}: the file must end in {_SUFFIXES[image]} or .safetensors")
     if not path.parent.is_dir():
         raise InputError(f"--to {path}: there is no folder {path.parent}")
     weights = get_bytes(trainings.store, manifest.model)
@@ -161,7 +164,10 @@ def export(
         except OSError as error:
             raise InputError(f"--to {path}: it cannot be written: {error.strerror}") from error
     else:
-        _export_with_learner(manifest.settings.workload, weights, path, packages or [])
+        arguments = [manifest.settings.workload, WEIGHTS, str(path)]
+        call_learner(
+            image, packages or [], "fededge.learners.export", arguments, weights, "the model could not be written"
+        )
     console.print(f"{training} {manifest.version} is in {path}", soft_wrap=True)
 
 
@@ -335,6 +341,9 @@ def _report_json(report: Report) -> dict[str, object]:
 def _told(training: str, client: str, deleted: Deleted) -> Iterator[str]:
     updates, reports = _count(deleted.updates, "update"), _count(deleted.reports, "report")
     yield f"{training}: {updates} and {reports} of {client} deleted"
+    if deleted.scores:
+        results = _count(deleted.scores, "result")
+        yield f"{results} of comparisons with its scores deleted; `fededge compare` makes them anew"
     if deleted.kept:
         stay = "blob stays" if deleted.kept == 1 else "blobs stay"
         yield f"{deleted.kept} {stay}: other clients, versions or trainings have the very same tensors"
@@ -384,25 +393,3 @@ def _moves(pointer: Pointer) -> dict[str, object]:
 
 def _score(version: Version) -> str:
     return f"{version.metric} {version.metrics[version.metric]:.4f}" if version.metrics else ""
-
-
-def _export_with_learner(workload: str, weights: bytes, path: Path, packages: list[str]) -> None:
-    """Have the learner write the file, in its image's environment."""
-    wanted = environment("tensorflow", packages)
-    make(wanted, say)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "weights.safetensors").write_bytes(weights)
-        command = [
-            str(wanted.python),
-            "-m",
-            "fededge.learners.export",
-            workload,
-            str(folder / "weights.safetensors"),
-            str(path),
-        ]
-        done = subprocess.run(command, env=wanted.variables(link_library(folder)), capture_output=True, text=True)  # noqa: S603
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        kind = InputError if done.returncode == InputError.exit_code else RunError
-        raise kind(f"the model could not be written: {reason}")

@@ -18,6 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from fededge.core.headers import PREFIX, HeaderError, data_size, header_room, read_header
+from fededge.core.parts import out_of_range, split
 from fededge.core.tensors import Tensors, non_finite, signature
 from fededge.core.updates import MAX_EXAMPLES, ExclusionReason, Refusal
 
@@ -57,9 +58,9 @@ class Admitted:
     """An update that may enter the aggregate.
 
     Attributes:
-      delta: named, shaped and typed like the global model, finite, clipped if need be.
+      delta: named, shaped and typed as the gate's signature says, finite, clipped if need be.
       num_examples: the claimed ones, at most `MAX_EXAMPLES`.
-      norm: L2 norm before clipping, in float64.
+      norm: L2 norm of what is trained, before clipping, in float64.
       clipped: whether the norm was above the gate's `clip_norm`.
     """
 
@@ -79,7 +80,7 @@ class Gate:
       round: from 1.
       attempt: at this round.
       base_model: digest of the model that was distributed.
-      signature: of that model, as `core.tensors.signature` gives it; float32.
+      signature: of an update of that model, as `core.tensors.signature` gives it; float32.
       cohort_size: how many clients there are at most; at least 1.
       data_schema: what the clients' data must look like; None takes any.
       max_norm: updates with a larger L2 norm are refused; 0 refuses none.
@@ -133,6 +134,8 @@ class Gate:
             return delta
         if bad := non_finite(delta):
             return _refuse(ExclusionReason.NON_FINITE, f"NaN or infinity in {', '.join(bad)}")
+        if impossible := out_of_range(delta):
+            return _refuse(ExclusionReason.WRONG_TENSORS, impossible)
         num_examples = claim.num_examples
         # JSON's true is an int to Python, and 5.0 is what a count of something else looks like.
         if type(num_examples) is not int or num_examples < 1:
@@ -178,7 +181,7 @@ class Gate:
         return {name: decoded[name] for name in self.signature}  # the decoder's own order is not always the same
 
     def _limit(self, delta: Tensors, num_examples: int) -> Admitted | Refusal:
-        norm = l2_norm(delta)
+        norm = l2_norm(split(delta).trained)
         if self.max_norm and norm > self.max_norm:
             return _refuse(ExclusionReason.NORM_TOO_LARGE, f"L2 norm {norm:.6g}; at most {self.max_norm:.6g} is taken")
         clipped = clip(delta, norm, self.clip_norm)

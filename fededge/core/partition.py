@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,30 @@ def dirichlet_partition(
             owners[part] = client
     _fill_empty(owners, clients)
     return [np.flatnonzero(owners == client) for client in range(clients)]
+
+
+def proportional_partition(
+    labels: npt.NDArray[np.integer], shares: Sequence[npt.NDArray[np.integer]]
+) -> list[npt.NDArray[np.int64]]:
+    """Share examples out so that each client gets the same part of every label that it has elsewhere.
+
+    Args:
+      labels: one label an example, shape [examples].
+      shares: for each client the labels of the examples that it has, shape [its examples].
+
+    Returns:
+      For each client the sorted indices of its examples, dtype int64. Of a label, a client has its exact part rounded
+      up or down, and none without any in `shares`. Examples of a label that nobody has are left over.
+    """
+    owners = np.full(len(labels), -1, np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        ends = np.cumsum([np.count_nonzero(share == label) for share in shares])
+        if not ends[-1]:
+            continue
+        cuts = ends * len(members) // ends[-1]
+        owners[members] = np.searchsorted(cuts, np.arange(len(members)), side="right")
+    return [np.flatnonzero(owners == client) for client in range(len(shares))]
 
 
 def _fill_empty(owners: npt.NDArray[np.int64], clients: int) -> None:

@@ -17,6 +17,14 @@ class Purpose(StrEnum):
     SHUFFLE = "shuffle"
     DROPOUT = "dropout"
     ROUNDING = "rounding"
+    COMPARED = "compared"  # which clients a comparison trains alone
+    BOOTSTRAP = "bootstrap"
+    CENTRALIZED_SHUFFLE = "centralized-shuffle"
+    CENTRALIZED_DROPOUT = "centralized-dropout"
+    LOCAL_SHUFFLE = "local-shuffle"
+    LOCAL_DROPOUT = "local-dropout"
+    FINE_TUNED_SHUFFLE = "fine_tuned-shuffle"
+    FINE_TUNED_DROPOUT = "fine_tuned-dropout"
 
 
 def derive_seed(training_seed: int, purpose: Purpose, round_number: int = 0, client: str = "") -> int:

@@ -15,7 +15,9 @@ class ExclusionReason(StrEnum):
     """Why a client of the cohort does not count in the new model."""
 
     NO_UPDATE = "NO_UPDATE"  # nothing arrived, not even a report
+    DEVICE_UNAVAILABLE = "DEVICE_UNAVAILABLE"  # not Ready, cordoned, or without room, when the round was opened
     NO_DATA = "NO_DATA"
+    BAD_DATA = "BAD_DATA"  # NaN, or of another form than the model takes
     TRAINING_FAILED = "TRAINING_FAILED"
     NON_FINITE_TRAINING = "NON_FINITE_TRAINING"  # the client diverged
     DEADLINE = "DEADLINE"  # cut its training off
@@ -30,6 +32,24 @@ class ExclusionReason(StrEnum):
     NORM_TOO_LARGE = "NORM_TOO_LARGE"
     OVERFLOW = "OVERFLOW"  # finite, but the sum over the cohort might not be
     CORRUPT = "CORRUPT"  # not the bytes that were written, or no tensors
+    # What Kubernetes says of a client's pod, where Jobs train:
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    EVICTED = "EVICTED"  # or preempted
+    NODE_LOST = "NODE_LOST"
+    NOT_STARTED = "NOT_STARTED"  # no room, no quota, or an image that cannot be pulled
+    POD_FAILED = "POD_FAILED"  # in any other way
+
+
+# Reasons that are no client's own: its pod was lost.
+POD_REASONS = frozenset(
+    {
+        ExclusionReason.OUT_OF_MEMORY,
+        ExclusionReason.EVICTED,
+        ExclusionReason.NODE_LOST,
+        ExclusionReason.NOT_STARTED,
+        ExclusionReason.POD_FAILED,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -38,8 +58,8 @@ class ClientUpdate:
 
     Attributes:
       client: the client's id.
-      delta: client model − global model, float32, named and shaped like the global model. (TFF's own sign is
-        the opposite: initial − trained.)
+      delta: client model − global model, float32, named and shaped like what is trained of the global model. (TFF's
+        own sign is the opposite: initial − trained.) `core.parts` says what else may be there.
       num_examples: the client's weight: examples trained on, summed over local epochs, as TFF counts them.
       metrics: of the local training, for reports only.
     """

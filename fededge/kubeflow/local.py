@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 
 from fededge import events
@@ -19,6 +18,7 @@ from fededge.errors import InputError, RunError, SetupError
 from fededge.events import Event, Tail
 from fededge.kubeflow.job import LABEL, Docker, Interpreter, Job
 from fededge.kubeflow.yaml_file import images, read_pipeline
+from fededge.run_folder import CLIENT_STATE, RunFolder, client_state
 from fededge.signals import terminable
 from fededge.store.leases import HOLDER
 
@@ -27,47 +27,6 @@ _GRACE_SECONDS = 10.0
 _PASSED_ON = ("AWS_", "FEDEDGE_")  # how variables begin that steps in containers get
 _PATHS = ("AWS_CA_BUNDLE", "FEDEDGE_DATA")  # those of them that name what a container must see
 _IMAGE_PREFIX = "fededge-"
-
-
-class RunFolder:
-    """Where one run keeps what it tells: kfp's log, the events, the artifacts."""
-
-    def __init__(self, parent: Path) -> None:
-        name = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S-%f")
-        self.path = (parent / name).absolute()
-        try:
-            self.path.mkdir(parents=True)
-        except OSError as error:
-            raise SetupError(
-                f"{self.path} cannot be made, and a run keeps its log there: {error.strerror}; run in another folder"
-            ) from error
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @property
-    def log(self) -> Path:
-        return self.path / "kfp.log"
-
-    @property
-    def events(self) -> Path:
-        return self.path / "events.jsonl"
-
-    @property
-    def outputs(self) -> Path:
-        return self.path / "outputs"
-
-    @property
-    def temporary(self) -> Path:
-        return self.path / "tmp"
-
-    def keep_artifact(self, artifact: str, name: str) -> Path | None:
-        """Copy the newest artifact of a name to where people find it."""
-        found = sorted(self.outputs.glob(f"**/{artifact}"), key=lambda path: path.stat().st_mtime)
-        if not found:
-            return None
-        return Path(shutil.copy(found[-1], self.path / name))
 
 
 Arguments = Mapping[str, str | bool | int | float]
@@ -93,8 +52,7 @@ def environments_job(
     """
     library = link_library(folder.path)
     folder.temporary.mkdir()
-    # kfp's tasks make temporary folders and leave them.
-    common = {events.VARIABLE: str(folder.events), HOLDER: holder, "TMPDIR": str(folder.temporary)}
+    common = folder.variables(holder)
     if "FEDEDGE_DATA" in os.environ:  # the pipeline sets it to a container's folder
         common["FEDEDGE_DATA"] = os.environ["FEDEDGE_DATA"]
     interpreters = {}
@@ -124,12 +82,15 @@ def docker_job(
     _require_images(images(read_pipeline(pipeline)))
     set_paths = {name: Path(os.environ[name]).absolute() for name in _PATHS if os.environ.get(name)}
     paths = {name: path for name, path in set_paths.items() if path.exists()}
+    clients = client_state()
+    clients.mkdir(parents=True, exist_ok=True)
     docker = Docker(
-        folders=sorted({folder.path, *(path.absolute() for path in folders), *paths.values()}),
+        folders=sorted({folder.path, clients, *(path.absolute() for path in folders), *paths.values()}),
         passed_on=sorted(name for name in os.environ if name.startswith(_PASSED_ON)),
         environment={
             events.VARIABLE: str(folder.events),
             HOLDER: holder,
+            CLIENT_STATE: str(clients),
             **{name: str(path) for name, path in paths.items()},
         },
         user=f"{os.getuid()}:{os.getgid()}",

@@ -11,11 +11,12 @@ from typing import Protocol
 import numpy as np
 
 from fededge.core.tensors import Array, Tensors
-from fededge.core.updates import ClientUpdate
+from fededge.core.updates import ClientUpdate, ExclusionReason
+from fededge.errors import UpdateError
 from fededge.records import Digest, Runtime
 from fededge.settings import LocalTraining
 
-__all__ = ["ClientSeeds", "Examples", "Learner"]
+__all__ = ["ClientSeeds", "Examples", "Learner", "require_usable"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,25 @@ class Examples:
         return f"sha256:{data.hexdigest()}"
 
 
+def require_usable(examples: Examples) -> None:
+    """Make sure that a client's examples can be trained on.
+
+    Raises:
+      UpdateError: there are none, not as many targets as inputs, or one of them is NaN or infinite.
+    """
+    if not len(examples):
+        raise UpdateError(ExclusionReason.NO_DATA, "the client has no examples")
+    if len(examples.x) != len(examples.y):
+        detail = f"{len(examples.x)} inputs and {len(examples.y)} targets: each example needs both"
+        raise UpdateError(ExclusionReason.BAD_DATA, detail)
+    for what, values in (("inputs", examples.x), ("targets", examples.y)):
+        if bad := int(np.count_nonzero(~np.isfinite(values))):
+            raise UpdateError(
+                ExclusionReason.BAD_DATA,
+                f"{bad} of {values.size} values of the {what} are NaN or infinite: mend or leave out those examples",
+            )
+
+
 @dataclass(frozen=True)
 class ClientSeeds:
     """The random streams of one client in one round."""
@@ -71,16 +91,43 @@ class Learner(Protocol):
     def prepare(self) -> None:
         """Load what training needs, such as a framework. Called once, before the first client of a process."""
 
+    def update_signature(self, weights: Tensors, how: LocalTraining) -> dict[str, str]:
+        """Describe the tensors that a client makes of these weights, as `core.tensors.signature` does.
+
+        A tensor of the model that is not among them stays as it is in this round. `core.parts` says what else than
+        the model's tensors may be there, by how their names begin.
+
+        Raises:
+          WorkloadError: the model cannot be trained so; the message says why.
+        """
+
     def train(
-        self, client: str, weights: Tensors, examples: Examples, how: LocalTraining, seeds: ClientSeeds
+        self,
+        client: str,
+        weights: Tensors,
+        examples: Examples,
+        how: LocalTraining,
+        seeds: ClientSeeds,
+        correction: Tensors | None = None,
     ) -> ClientUpdate:
         """Train on one client's examples, starting from the global weights.
 
         The result depends on the arguments alone: not on what this process trained before.
 
+        Args:
+          client: whose they are.
+          weights: the global model.
+          examples: what to train on.
+          how: in this round; its learning rate is used as it is.
+          seeds: of every random number.
+          correction: added to each gradient of the loss; float32, named and shaped like the trained tensors.
+
         Raises:
           UpdateError: training gave nothing usable.
         """
+
+    def predict(self, weights: Tensors, x: Array) -> Array:
+        """Return what the model says of inputs, shape [examples, …]; of a classifier, a score for each class."""
 
     def evaluate(self, weights: Tensors, examples: Examples) -> Mapping[str, float]:
         """Measure a model; the workload's metric is among the results."""

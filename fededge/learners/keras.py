@@ -2,80 +2,44 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import math
-import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fededge.core.tensors import Tensors, signature
+from fededge.core.parts import split
+from fededge.core.tensors import Array, Tensors, signature
 from fededge.core.updates import ClientUpdate, ExclusionReason
 from fededge.errors import CorruptError, InputError, UpdateError, WorkloadError
-from fededge.learners import ClientSeeds, Examples
+from fededge.learners import ClientSeeds, Examples, require_usable
+from fededge.learners.batch_norm import BatchNorm, refused
+from fededge.learners.keras_data import slices
+from fededge.learners.keras_penalty import penalized, penalty_variables
+from fededge.learners.keras_statistics import measured_statistics, set_statistics, statistics_of
+from fededge.learners.tff import THREADS, bound_tff_worker, start_tff_worker, tensorflow, tensorflow_federated
 from fededge.records import Runtime
 from fededge.runtime import describe_runtime
-from fededge.settings import LocalTraining
+from fededge.settings import ClientAlgorithm, LocalTraining
 from fededge.store.blobs import decode_tensors
 
-THREADS = 1  # TensorFlow gives other bits with 1, 2 and 4 threads; parallelism is across clients
+__all__ = ["KerasLearner", "classifier", "client_optimizer", "tensorflow"]
+
 _EVALUATION_BATCH = 256
-
-
-def tensorflow() -> Any:
-    """Import TensorFlow, set up so that the same program gives the same bits."""
-    # TFF's worker process reads these too. They count only before the first import.
-    os.environ.update(
-        TF_NUM_INTRAOP_THREADS=str(THREADS), TF_NUM_INTEROP_THREADS=str(THREADS), TF_DETERMINISTIC_OPS="1"
-    )
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    import tensorflow as tf
-
-    return tf
-
-
-def tensorflow_federated() -> Any:
-    tensorflow()
-    import tensorflow_federated as tff
-
-    return tff
-
-
-@cache
-def start_tff_worker() -> None:
-    """Start the process in which TFF computes, and have it ended with this one."""
-    tff = tensorflow_federated()
-    # The worker would inherit our output and hold it open: whoever reads it would wait for ever.
-    with (
-        Path(os.devnull).open("w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
-        tff.tensorflow.computation(lambda: 0)()
-    atexit.register(_end_tff_worker)
-
-
-def _end_tff_worker() -> None:
-    import psutil
-
-    for child in psutil.Process().children():
-        if child.name() == "worker_binary":
-            child.kill()
 
 
 class KerasLearner:
     """Learns with a Keras model.
 
     Args:
-      model: builds the model, uncompiled. Weights it makes must be trainable; a layer that keeps statistics, such
-        as BatchNormalization, is refused.
+      model: builds the model, uncompiled. Weights it makes must be trainable, but for BatchNormalization's statistics.
       loss: builds the loss.
       metrics: each builds a `tf.keras.metrics.Metric`; their names appear in reports.
+      measure: given targets and predictions, measures a model in place of loss and metrics.
+      batch_norm: what happens to the statistics of BatchNormalization layers.
     """
 
     def __init__(
@@ -83,25 +47,30 @@ class KerasLearner:
         model: Callable[[], Any],
         loss: Callable[[], Any],
         metrics: Sequence[Callable[[], Any]] = (),
+        measure: Callable[[Array, Array], Mapping[str, float]] | None = None,
+        batch_norm: BatchNorm = BatchNorm.REFUSED,
     ) -> None:
         self._model = model
         self._loss = loss
         self._metrics = metrics
+        self._measure = measure
+        self._batch_norm = batch_norm
         self._client_work: dict[tuple[Any, ...], Any] = {}
+        self._evaluated: Any = None
 
     def initial_weights(self, seed: int) -> Tensors:
         tensorflow().keras.utils.set_random_seed(seed)
-        return _weights_of(self._build())
+        return self._weights_of(self._build())
 
     def load_weights(self, path: Path) -> Tensors:
         model = self._build()
-        expected = signature(_weights_of(model))
+        expected = signature(self._weights_of(model))
         try:
             if path.suffix == ".safetensors":
                 weights = decode_tensors(path.read_bytes(), path.name)
             else:
                 model.load_weights(path)  # reads arrays only: never a layer's code
-                weights = _weights_of(model)
+                weights = self._weights_of(model)
         except (CorruptError, OSError, ValueError, KeyError) as error:
             message = str(error).strip().splitlines()[0]
             raise InputError(f"{path.name} does not fit this workload's model: {message}") from error
@@ -112,14 +81,21 @@ class KerasLearner:
     def prepare(self) -> None:
         start_tff_worker()
 
+    def update_signature(self, weights: Tensors, how: LocalTraining) -> dict[str, str]:  # noqa: ARG002
+        return signature(weights)
+
     def train(
-        self, client: str, weights: Tensors, examples: Examples, how: LocalTraining, seeds: ClientSeeds
+        self,
+        client: str,
+        weights: Tensors,
+        examples: Examples,
+        how: LocalTraining,
+        seeds: ClientSeeds,
+        correction: Tensors | None = None,
     ) -> ClientUpdate:
-        if not len(examples):
-            raise UpdateError(ExclusionReason.NO_DATA, "the client has no examples")
-        self._build(weights)  # an error of the model is clearer here than from inside of TFF
+        require_usable(examples)
         start_tff_worker()
-        result, measurements = self._run_client_work(weights, examples, how, seeds)
+        result, measurements = self._run_client_work(weights, examples, how, seeds, correction)
         # TFF answers a client that diverged with a zero update of weight 0.
         num_examples = int(result.update_weight)
         if num_examples <= 0:
@@ -128,15 +104,23 @@ class KerasLearner:
             )
         delta = {
             name: np.negative(np.asarray(gradient, dtype=np.float32))
-            for name, gradient in zip(sorted(weights), result.update, strict=True)
+            for name, gradient in zip(sorted(split(weights).trained), result.update, strict=True)
         }
+        if self._batch_norm is BatchNorm.FEDERATED:
+            trained = {name: weights[name] + change for name, change in delta.items()}
+            delta |= measured_statistics(self._build({**weights, **trained}), examples.x)
         metrics = {name: float(value) for name, value in measurements["train"].items()}
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         return ClientUpdate(client=client, delta=delta, num_examples=num_examples, metrics=finite)
 
+    def predict(self, weights: Tensors, x: Array) -> Array:
+        model = self._model_for(weights, x)
+        return np.asarray(model.predict(x, batch_size=_EVALUATION_BATCH, verbose=0))
+
     def evaluate(self, weights: Tensors, examples: Examples) -> Mapping[str, float]:
-        model = self._build(weights)
-        model.compile(loss=self._loss(), metrics=[metric() for metric in self._metrics])
+        if self._measure:
+            return self._measure(examples.y, self.predict(weights, examples.x))
+        model = self._model_for(weights, examples.x)
         measured = model.evaluate(examples.x, examples.y, batch_size=_EVALUATION_BATCH, verbose=0, return_dict=True)
         return {name: float(value) for name, value in measured.items()}
 
@@ -151,13 +135,10 @@ class KerasLearner:
 
         Made anew for each training, because iterating it a second time would give other orders.
         """
-        tf = tensorflow()
-        tf.random.set_seed(shuffle_seed)  # tf.data mixes the global seed into its own
-        data = tf.data.Dataset.from_tensor_slices((examples.x, examples.y))
-        shuffled = data.shuffle(len(examples), seed=shuffle_seed, reshuffle_each_iteration=True)
-        return shuffled.batch(how.batch_size).repeat(how.local_epochs)
+        data = tensorflow().data.Dataset.from_tensor_slices((examples.x, examples.y))
+        return _batches(data, len(examples), how, shuffle_seed)
 
-    def tff_model(self, examples: Examples, dropout_seed: int) -> Any:
+    def tff_model(self, examples: Examples, dropout_seed: int, how: LocalTraining) -> Any:
         """Make the model in TFF's form.
 
         TFF calls this while it builds a graph of its own. The graph's seed decides every random operation in it,
@@ -167,29 +148,48 @@ class KerasLearner:
         tf.keras.utils.set_random_seed(dropout_seed)
         tf.compat.v1.get_default_graph().seed = dropout_seed
         spec = tuple(tf.TensorSpec([None, *a.shape[1:]], a.dtype) for a in (examples.x, examples.y))
-        return tff.learning.models.from_keras_model(
-            self._build(), loss=self._loss(), input_spec=spec, metrics=[metric() for metric in self._metrics]
-        )
+        with warnings.catch_warnings():
+            # Of BatchNormalization, whose statistics are measured after the training.
+            warnings.filterwarnings("ignore", "Batch Normalization contains", UserWarning)
+            model = tff.learning.models.from_keras_model(
+                self._build(), loss=self._loss(), input_spec=spec, metrics=[metric() for metric in self._metrics]
+            )
+        return penalized(model, how.proximal_mu) if _is_penalized(how) else model
 
     def _run_client_work(
-        self, weights: Tensors, examples: Examples, how: LocalTraining, seeds: ClientSeeds
+        self,
+        weights: Tensors,
+        examples: Examples,
+        how: LocalTraining,
+        seeds: ClientSeeds,
+        correction: Tensors | None,
     ) -> tuple[Any, Mapping[str, Any]]:
         # A seed is part of a TFF graph, and a graph takes a second to build: a model without randomness shares one.
         graph_seed = seeds.dropout if self._draws_random_numbers else 0
         key = (how, tuple(examples.schema().items()), graph_seed)
         if key not in self._client_work:
+            self._build(weights)  # an error of the model is clearer here than from inside of TFF
+            bound_tff_worker()
             self._client_work = {key: self._build_client_work(examples, how, graph_seed)}
         work = self._client_work[key]
+        trained = split(weights).trained
+        statistics = [] if self._batch_norm is BatchNorm.REFUSED else self._build(weights).non_trainable_variables
         model_weights = tensorflow_federated().learning.models.ModelWeights(
-            trainable=[weights[name] for name in sorted(weights)], non_trainable=[]
+            trainable=[trained[name] for name in sorted(trained)],
+            non_trainable=[
+                *(variable.numpy() for variable in statistics),
+                *(penalty_variables(trained, correction) if _is_penalized(how) else []),
+            ],
         )
-        output = work.next(work.initialize(), [model_weights], [self.dataset(examples, how, seeds.shuffle)])
+        with slices(examples) as data:
+            batches = _batches(data, len(examples), how, seeds.shuffle)
+            output = work.next(work.initialize(), [model_weights], [batches])
         return output.result[0], output.measurements
 
     def _build_client_work(self, examples: Examples, how: LocalTraining, graph_seed: int) -> Any:
         learning = tensorflow_federated().learning
         return learning.templates.build_model_delta_client_work(
-            lambda: self.tff_model(examples, graph_seed),
+            lambda: self.tff_model(examples, graph_seed, how),
             client_optimizer(how),
             client_weighting=learning.ClientWeighting.NUM_EXAMPLES,
         )
@@ -211,15 +211,43 @@ class KerasLearner:
         model = self._model()
         if not model.built:
             raise WorkloadError("the workload's model has no input shape: begin it with an Input layer")
-        if model.non_trainable_weights:
-            names = ", ".join(weight.name for weight in model.non_trainable_weights[:3])
-            raise WorkloadError(
-                f"the model keeps statistics outside training ({names}), which averaging would ruin: use "
-                "LayerNormalization or GroupNormalization in place of BatchNormalization"
-            )
+        if self._batch_norm is BatchNorm.REFUSED and model.non_trainable_weights:
+            raise refused([weight.name for weight in model.non_trainable_weights])
         if weights is not None:
-            _set_weights(model, weights)
+            self._give(model, weights)
         return model
+
+    def _give(self, model: Any, weights: Tensors) -> None:
+        _set_weights(model, split(weights).trained)
+        if self._batch_norm is BatchNorm.FEDERATED:
+            set_statistics(model, weights)
+
+    def _compiled(self, model: Any) -> Any:
+        model.compile(loss=self._loss(), metrics=[metric() for metric in self._metrics])
+        return model
+
+    def _model_for(self, weights: Tensors, x: Array) -> Any:
+        """Return the model that predicts of these inputs, whose own statistics may be what normalizes them.
+
+        One is kept with its graphs, which take longer than evaluating. It is good only after another was built here:
+        TFF's graphs turn Keras's classes into those of TensorFlow 1, and that turns them back.
+        """
+        model = self._build(weights)
+        if self._batch_norm is BatchNorm.LOCAL:
+            set_statistics(model, measured_statistics(model, x))
+            return self._compiled(model)
+        if self._evaluated is None:
+            self._evaluated = self._compiled(model)
+        self._give(self._evaluated, weights)
+        return self._evaluated
+
+    def _weights_of(self, model: Any) -> Tensors:
+        """Name each array by its place and its variable, so that sorting the names gives back the model's order."""
+        trained: Tensors = {
+            f"{i:04d}/{variable.name.partition(':')[0]}": np.asarray(variable.numpy(), dtype=np.float32)
+            for i, variable in enumerate(model.trainable_weights)
+        }
+        return {**trained, **statistics_of(model)} if self._batch_norm is BatchNorm.FEDERATED else trained
 
 
 def classifier(model: Callable[[], Any]) -> KerasLearner:
@@ -239,6 +267,12 @@ def client_optimizer(how: LocalTraining) -> Any:
     return tensorflow_federated().learning.optimizers.build_sgdm(how.client_learning_rate, how.client_momentum)
 
 
+def _batches(data: Any, size: int, how: LocalTraining, shuffle_seed: int) -> Any:
+    tensorflow().random.set_seed(shuffle_seed)  # tf.data mixes the global seed into its own
+    batches = data.shuffle(size, seed=shuffle_seed, reshuffle_each_iteration=True).batch(how.batch_size)
+    return batches.repeat().take(how.local_steps) if how.local_steps else batches.repeat(how.local_epochs)
+
+
 def _set_weights(model: Any, weights: Tensors) -> None:
     ours = [tuple(variable.shape) for variable in model.trainable_weights]
     theirs = [weights[name].shape for name in sorted(weights)]
@@ -247,10 +281,9 @@ def _set_weights(model: Any, weights: Tensors) -> None:
             f"the workload's model has weights of shapes {ours}, the version's have {theirs}: begin another training "
             "for the changed model, with `fededge run --new`"
         )
-    model.set_weights([weights[name] for name in sorted(weights)])
+    for variable, name in zip(model.trainable_weights, sorted(weights), strict=True):
+        variable.assign(weights[name])
 
 
-def _weights_of(model: Any) -> Tensors:
-    """Name each array by its place and its variable, so that sorting the names gives back the model's order."""
-    names = [f"{i:04d}/{variable.name.partition(':')[0]}" for i, variable in enumerate(model.trainable_weights)]
-    return {name: np.asarray(array, dtype=np.float32) for name, array in zip(names, model.get_weights(), strict=True)}
+def _is_penalized(how: LocalTraining) -> bool:
+    return how.client_algorithm is not ClientAlgorithm.FEDAVG

@@ -11,7 +11,7 @@ import numpy as np
 
 from fededge.core.tensors import Array, Tensors
 from fededge.errors import CorruptError
-from fededge.learners.keras import THREADS, tensorflow, tensorflow_federated
+from fededge.learners.tff import THREADS, tensorflow, tensorflow_federated
 from fededge.records import Runtime
 from fededge.runtime import describe_runtime
 from fededge.settings import Server, ServerOptimizer
@@ -36,14 +36,14 @@ def server_optimizer(how: Server) -> Any:
             return optimizers.build_adagrad(rate)
 
 
-def apply_update(how: Server, weights: Tensors, mean: Tensors, state: Tensors | None) -> tuple[Tensors, Tensors]:
+def apply_update(how: Server, weights: Tensors, mean: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
     """Make the next global model.
 
     Args:
       how: which optimizer, its learning rate and momentum.
-      weights: the global model, float32.
+      weights: what is trained of the global model, float32.
       mean: the mean of client model − global model; same names and shapes, float32.
-      state: the optimizer's, from the last round; None in the first.
+      state: the optimizer's, from the last round; empty in the first.
 
     Returns:
       The new weights, named and shaped as before, and the new state.
@@ -57,7 +57,7 @@ def apply_update(how: Server, weights: Tensors, mean: Tensors, state: Tensors | 
     initial = optimizer.initialize([tf.TensorSpec(weights[n].shape, weights[n].dtype) for n in names])
     gradients = [tf.negative(tf.constant(mean[n])) for n in names]  # TFF's sign: initial − trained
     before = initial
-    if state is not None:  # learning rates are this round's; all else is carried
+    if state:  # learning rates are this round's; all else is carried
         before = optimizer.set_hparams(_unflatten(initial, state), optimizer.get_hparams(initial))
     after, updated = optimizer.next(before, [tf.constant(weights[n]) for n in names], gradients)
     return {n: np.asarray(w) for n, w in zip(names, updated, strict=True)}, _flatten(after)

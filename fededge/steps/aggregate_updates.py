@@ -8,23 +8,29 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+import numpy as np
+
 from fededge.core.admission import Admitted, Claim, Gate, clip
 from fededge.core.aggregation import Weighted, weighted_mean
 from fededge.core.cohorts import client_order
+from fededge.core.parts import CONTROL, STATISTICS, Parts, over_coverage, split, under
 from fededge.core.robust import Rule, precondition
-from fededge.core.tensors import Tensors, non_finite, signature
-from fededge.core.updates import ExclusionReason, Refusal
+from fededge.core.statistics import pooled_statistics
+from fededge.core.tensors import Tensors, non_finite
+from fededge.core.updates import POD_REASONS, ExclusionReason, Refusal
 from fededge.core.weights import capped_weights
 from fededge.errors import UNREADABLE, NonFiniteModelError, QuorumError, TooLargeError
 from fededge.events import emit
 from fededge.learners.server import apply_update, server_runtime
 from fededge.records import Accepted, Aggregate, ClosedBecause, Closing, Digest, Excluded, Update
 from fededge.reports.round_report import exclusions
+from fededge.settings import RoundSettings
 from fededge.steps.running import Work, fail_round, working
 from fededge.steps.spool import robust_mean
 from fededge.store.blobs import get_bytes, get_tensors, put_tensors
 
 _CUT_OFF = {ExclusionReason.DEADLINE, ExclusionReason.LATE}
+_LOST = {ExclusionReason.NO_UPDATE, *POD_REASONS}
 
 
 class Aggregated(NamedTuple):
@@ -110,7 +116,7 @@ def _gate(work: Work, data_schema: Mapping[str, str] | None) -> Gate:
         round=plan.round,
         attempt=plan.number,
         base_model=plan.base_model,
-        signature=signature(get_tensors(work.store, plan.base_model)),
+        signature=plan.update_signature,
         cohort_size=len(plan.cohort),
         data_schema=data_schema,
         max_norm=plan.settings.max_update_norm,
@@ -175,7 +181,7 @@ def _because(excluded: Sequence[Excluded]) -> ClosedBecause:
         return ClosedBecause.DEADLINE
     if ExclusionReason.NOT_NEEDED in reasons:
         return ClosedBecause.TARGET_REACHED
-    return ClosedBecause.TASKS_ENDED if ExclusionReason.NO_UPDATE in reasons else ClosedBecause.ALL_ANSWERED
+    return ClosedBecause.TASKS_ENDED if reasons & _LOST else ClosedBecause.ALL_ANSWERED
 
 
 def _tell_refused(work: Work, closing: Closing) -> None:
@@ -185,7 +191,7 @@ def _tell_refused(work: Work, closing: Closing) -> None:
         if excluded.client in delivered:
             detail = f"is left out: {excluded.reason}: {excluded.detail}"
             emit("client", "aggregate", training=work.plan.training, round=work.plan.round, client=excluded.client,
-                 ok=False, detail=detail)  # fmt: skip
+                 ok=False, reason=excluded.reason, detail=detail)  # fmt: skip
 
 
 def _require_quorum(work: Work, closing: Closing) -> None:
@@ -209,19 +215,51 @@ def _require_quorum(work: Work, closing: Closing) -> None:
 
 def _aggregate(work: Work, closing: Closing) -> Aggregate:
     plan, store = work.plan, work.store
-    weights = get_tensors(store, plan.base_model)
-    state = get_tensors(store, plan.base_server_state) if plan.base_server_state else None
+    model = split(get_tensors(store, plan.base_model))
+    state = split(get_tensors(store, plan.base_server_state) if plan.base_server_state else {})
     mean, counted = _combine(work, closing)
     _require_finite(work, [f"the aggregate's {name}" for name in non_finite(mean)])
-    new_weights, new_state = apply_update(plan.settings, weights, mean, state)
+    trained, optimizer = _step(plan.settings, model.trained, split(mean), state.trained)
+    statistics = {**model.statistics, **_statistics(work, closing)}
+    new_model = {**trained, **statistics}
+    new_state = {**optimizer, **under(CONTROL, _controls(work, split(mean).control, state.control, len(counted)))}
     # A state that overflowed would make the next model NaN.
-    _require_finite(work, [*non_finite(new_weights), *(f"server state {name}" for name in non_finite(new_state))])
+    _require_finite(work, [*non_finite(new_model), *(f"server state {name}" for name in non_finite(new_state))])
     return Aggregate(
-        model=put_tensors(store, new_weights),
+        model=put_tensors(store, new_model),
         server_state=put_tensors(store, new_state),
         counted=counted,
         runtime=server_runtime(),
     )
+
+
+def _step(how: RoundSettings, weights: Tensors, mean: Parts, state: Tensors) -> tuple[Tensors, Tensors]:
+    """Train the server's model a step; a round in which clients only measured trains nothing."""
+    if not mean.trained:
+        return weights, state
+    over = {name: over_coverage(mean.trained[name], share) for name, share in mean.coverage.items()}
+    return apply_update(how, weights, {**mean.trained, **over}, state)
+
+
+def _statistics(work: Work, closing: Closing) -> Tensors:
+    """Pool what the clients measured, if they did: another pass, for pooling is no mean."""
+    if not any(name.startswith(STATISTICS) for name in work.plan.update_signature):
+        return {}
+    return pooled_statistics(_updates(work, closing))
+
+
+def _controls(work: Work, mean: Tensors, before: Tensors, accepted: int) -> Tensors:
+    """Move the server's SCAFFOLD control variate by its clients' share of the population.
+
+    Source: Karimireddy et al. 2020, arXiv:1910.06378, Algorithm 1, line 17; the mean is weighted by examples here, as
+    the model's is.
+    """
+    share = np.float32(accepted / work.plan.settings.clients)
+    moved = {
+        name: np.asarray(np.add(before.get(name, np.float32(0)), np.multiply(change, share), dtype=np.float32))
+        for name, change in mean.items()
+    }
+    return {**before, **moved}
 
 
 def _combine(work: Work, closing: Closing) -> tuple[Tensors, list[str]]:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fededge.core.cohorts import batch_clients, sample_cohort
+from fededge.core.cohorts import sample_cohort
+from fededge.core.parts import CONTROL, is_trained
+from fededge.core.placement import place_clients
+from fededge.core.robust import Rule
 from fededge.core.seeds import Purpose, derive_seed
 from fededge.core.tensors import Tensors, signature
 from fededge.errors import ConflictError, InputError, LeaseError, NotFoundError, RoundError, WorkloadError
 from fededge.events import emit
+from fededge.learners import Learner
 from fededge.records import Attempt, AttemptRef, SittingRef, Training, Version
-from fededge.settings import TRAINING_WIDE, Placement, RoundSettings
-from fededge.steps.running import release, require_no_collection, running
+from fededge.settings import TRAINING_WIDE, ClientAlgorithm, Placement, RoundSettings
+from fededge.steps.homes import Homes, find_homes, placement_of, report_left_out
+from fededge.steps.running import release, require_no_collection, run_name, running, tell_work
 from fededge.store import keys, open_store
-from fededge.store.blobs import get_bytes, put_tensors
-from fededge.store.leases import HOLDER
+from fededge.store.blobs import get_bytes, get_tensors, put_tensors
 from fededge.store.trainings import TrainingStore
-from fededge.workloads import Workload, code_digest, load_workload
+from fededge.workloads import Workload, code_digest, learner_of, load_workload
 
 
 class Distribution(NamedTuple):
@@ -45,6 +48,8 @@ def distribute_model(
     settings: Mapping[str, Any],
     placement: Mapping[str, Any],
     run: str,
+    devices: str = "",
+    interval_s: int = 0,
 ) -> Distribution:
     """Open a round, or find the open one, and hold the training for this run.
 
@@ -58,24 +63,26 @@ def distribute_model(
       settings: of `RoundSettings`.
       placement: of `Placement`.
       run: names this run.
+      devices: where to find those that clients live on, as in `find_devices`; empty if they live on none.
+      interval_s: seconds between the rounds of a schedule, for its alert; 0 for none.
     """
     with running("distribute", training):
-        how, where = RoundSettings.parse(**settings), Placement.parse(**placement)
-        if max_batches and how.batch_count > max_batches:
-            raise InputError(
-                f"{how.batch_count} pods a round are more than the {max_batches} this pipeline may start: "
-                "raise clients_per_pod, or run fewer rounds in one run"
-            )
+        asked, where = RoundSettings.parse(**settings), Placement.parse(**placement)
+        workload = load_workload(asked.workload)
+        population = _population(workload, asked)
+        how = asked.of_population(len(population))
+        _check_batches(how.batch_count, max_batches)
+        homes = find_homes(devices, where, population)
         trainings = TrainingStore(open_store(store), training)
-        workload = load_workload(how.workload)
-        population = _population(workload, how)
-        token = _acquire(trainings, how, os.environ.get(HOLDER) or f"run {run}")
+        token = _acquire(trainings, how, run_name() or f"run {run}")
         try:
             _begin(trainings, how, workload, initial_model)
             trainings.fence(token)
-            attempt = _open(trainings, how, workload, population, base_version)
+            attempt = _open(trainings, how, population, base_version, homes, max_batches, interval_s)
             sitting = SittingRef(attempt=attempt.ref, token=token)
             trainings.begin_sitting(sitting)
+            tell_work(trainings, attempt)
+            report_left_out(trainings, attempt)
         except BaseException:
             release(trainings, token)
             raise
@@ -86,10 +93,28 @@ def distribute_model(
             round=attempt.round,
             version=attempt.version,
             clients=len(attempt.cohort),
-            detail=f"{len(attempt.batches)} batch{'es' * (len(attempt.batches) > 1)} from {attempt.base_version}",
+            detail=_opening(attempt),
         )
-        plan = [{"batch": f"{sitting}/{batch}", **where.model_dump()} for batch in attempt.batches]
+        plan = [
+            {"batch": f"{sitting}/{batch}", **placement_of(attempt, batch, where).model_dump()}
+            for batch in attempt.batches
+        ]
         return Distribution(str(sitting), plan)
+
+
+def _check_batches(batches: int, limit: int) -> None:
+    if limit and batches > limit:
+        raise InputError(
+            f"{batches} pods a round are more than the {limit} this pipeline may start: "
+            "raise clients_per_pod, run fewer rounds in one run, or train in Jobs, as fl_round_job does"
+        )
+
+
+def _opening(attempt: Attempt) -> str:
+    batches, devices = len(attempt.batches), len({home.device for home in attempt.devices.values()})
+    on = f" on {devices} device{'s' * (devices > 1)}" if devices else ""
+    without = f", without {len(attempt.left_out)} whose devices are unavailable" if attempt.left_out else ""
+    return f"{batches} batch{'es' * (batches != 1)}{on} from {attempt.base_version}{without}"
 
 
 def _acquire(trainings: TrainingStore, how: RoundSettings, holder: str) -> int:
@@ -124,7 +149,7 @@ def _begin(trainings: TrainingStore, how: RoundSettings, workload: Workload, ini
     except NotFoundError:
         existing = _create(trainings, how, workload, initial_model)
     # Costs building the model in every round; found later, a changed model would have failed every client.
-    if signature(workload.learner().initial_weights(seed=0)) != existing.signature:
+    if signature(learner_of(how.workload).initial_weights(seed=0)) != existing.signature:
         raise InputError(
             f"training {trainings.name} has versions of another model than workload {how.workload} makes now: begin "
             "another training, with another name or `fededge run --new`"
@@ -144,8 +169,8 @@ def _begin(trainings: TrainingStore, how: RoundSettings, workload: Workload, ini
 
 
 def _create(trainings: TrainingStore, how: RoundSettings, workload: Workload, initial_model: str) -> Training:
-    weights = _initial_weights(trainings, how, workload, initial_model)
-    learner = workload.learner()
+    weights = _initial_weights(trainings, how, initial_model)
+    learner = learner_of(how.workload)
     digest = put_tensors(trainings.store, weights)
     training = Training(
         name=trainings.name,
@@ -179,8 +204,8 @@ def _create(trainings: TrainingStore, how: RoundSettings, workload: Workload, in
     return trainings.create(training, initial)
 
 
-def _initial_weights(trainings: TrainingStore, how: RoundSettings, workload: Workload, initial_model: str) -> Tensors:
-    learner = workload.learner()
+def _initial_weights(trainings: TrainingStore, how: RoundSettings, initial_model: str) -> Tensors:
+    learner = learner_of(how.workload)
     if not initial_model:
         return learner.initial_weights(derive_seed(how.seed, Purpose.INIT))
     data = get_bytes(trainings.store, initial_model)
@@ -193,12 +218,18 @@ def _initial_weights(trainings: TrainingStore, how: RoundSettings, workload: Wor
 def _suffix(data: bytes) -> str:
     """Tell a file's format by how it begins; blobs have no names."""
     if data.startswith(b"PK"):
-        return ".keras"
+        return ".pt" if b"/data.pkl" in data else ".keras"  # both are zip files
     return ".h5" if data.startswith(b"\x89HDF") else ".safetensors"
 
 
 def _open(
-    trainings: TrainingStore, how: RoundSettings, workload: Workload, population: Sequence[str], base_version: str
+    trainings: TrainingStore,
+    how: RoundSettings,
+    population: Sequence[str],
+    base_version: str,
+    homes: Homes,
+    max_batches: int,
+    interval_s: int,
 ) -> Attempt:
     """Find the round's open attempt, or open the next."""
     pointer = trainings.head().pointer
@@ -210,12 +241,13 @@ def _open(
     base = trainings.version(pointer.version)
     version = keys.next_version(pointer)
     past = trainings.attempts(version)
-    ours = _plan(trainings, base, version, len(past) + 1, how, workload, population)
+    ours = _plan(trainings, base, version, len(past) + 1, how, population, homes)
     if past and not trainings.failed(past[-1]):
         return _resume(trainings.attempt(past[-1]), ours)
     if len(past) >= how.max_attempts:
         raise RoundError(_given_up(trainings, base.round + 1, past))
-    return trainings.open_attempt(ours)
+    _check_batches(len(ours.batches), max_batches)  # devices make more of them
+    return trainings.open_attempt(ours.model_copy(update={"interval_s": interval_s}))
 
 
 def _given_up(trainings: TrainingStore, round_number: int, past: Sequence[AttemptRef]) -> str:
@@ -262,14 +294,17 @@ def _plan(
     version: str,
     number: int,
     how: RoundSettings,
-    workload: Workload,
     population: Sequence[str],
+    homes: Homes,
 ) -> Attempt:
     round_number = base.round + 1
     seed = derive_seed(how.seed, Purpose.COHORT, round_number)
     size = 0 if how.cohort_size == how.clients else how.cohort_size
     cohort = sample_cohort(population, size, seed, number)
-    batches = batch_clients(cohort, how.clients_per_pod)
+    able = [client for client in cohort if client not in homes.unavailable]
+    placed = place_clients(able, homes.names, how.clients_per_pod)
+    batches = {f"b{i:03d}": batch for i, batch in enumerate(placed)}
+    learner = learner_of(how.workload)
     return Attempt(
         training=trainings.name,
         version=version,
@@ -279,8 +314,25 @@ def _plan(
         base_model=base.model,
         base_server_state=base.server_state,
         settings=how,
-        batches={f"b{i:03d}": clients for i, clients in enumerate(batches)},
+        batches={name: batch.clients for name, batch in batches.items()},
+        devices={name: homes.of[batch.clients[0]] for name, batch in batches.items() if batch.device},
+        left_out=homes.left_out(cohort),
+        update_signature=_update_signature(trainings, base, how, learner),
         data_schema=base.data_schema,
         code=code_digest(how.workload),
-        runtime=workload.learner().runtime(),
+        runtime=learner.runtime(),
     )
+
+
+def _update_signature(trainings: TrainingStore, base: Version, how: RoundSettings, learner: Learner) -> dict[str, str]:
+    """Say what each client has to deliver, after making sure that the round can use it."""
+    wanted = learner.update_signature(get_tensors(trainings.store, base.model), how)
+    special = [name for name in wanted if not is_trained(name)]
+    if special and (how.aggregation is not Rule.MEAN or how.clip_norm):
+        raise InputError(
+            f"workload {how.workload} has clients deliver {special[0]}, which only aggregation=mean with clip_norm=0 "
+            "combines rightly"
+        )
+    if how.client_algorithm is ClientAlgorithm.SCAFFOLD:
+        wanted |= {f"{CONTROL}{name}": kind for name, kind in wanted.items() if is_trained(name)}
+    return dict(sorted(wanted.items()))

@@ -11,7 +11,8 @@ from fededge.records import Evaluation
 from fededge.reports.learning_curve import Point, learning_curve
 from fededge.steps.running import Work, fail_round, working
 from fededge.store.blobs import get_tensors
-from fededge.workloads import load_workload
+from fededge.workloads import learner_of, load_workload
+from fededge.workloads.evaluation import measure
 
 
 def evaluate_model(store: str, attempt: str, model: str, curve_path: str) -> dict[str, float]:
@@ -21,7 +22,7 @@ def evaluate_model(store: str, attempt: str, model: str, curve_path: str) -> dic
       store: as in `open_store`.
       attempt: as `distribute_model` named it.
       model: the digest that `aggregate_updates` returned.
-      curve_path: where to write the learning curve, HTML.
+      curve_path: where to write the learning curve, HTML; empty for nowhere.
 
     Returns:
       The metrics by name, the workload's own among them; those that are not finite left out.
@@ -36,6 +37,8 @@ def evaluate_model(store: str, attempt: str, model: str, curve_path: str) -> dic
             raise RoundError(f"attempt {plan.ref} has measured {measured.model}, not {model}; run the round again")
         value = measured.metrics[measured.metric]
         emit("evaluated", "evaluate", training=plan.training, round=plan.round, metric=measured.metric, value=value)
+        if not curve_path:
+            return measured.metrics
         past = [Point(v.round, v.metrics) for v in trainings.lineage(plan.base_version) if v.metrics]
         points = [*reversed(past), Point(plan.round, measured.metrics)]
         Path(curve_path).write_text(learning_curve(plan.training, measured.metric, points), encoding="utf-8")
@@ -45,8 +48,8 @@ def evaluate_model(store: str, attempt: str, model: str, curve_path: str) -> dic
 def _measure(work: Work, model: str) -> Evaluation:
     name = work.plan.settings.workload
     workload = load_workload(name)
-    examples = workload.test_data()
-    metrics = workload.learner().evaluate(get_tensors(work.store, model), examples)
+    measured = measure(workload, learner_of(name), get_tensors(work.store, model))
+    metrics = measured.metrics
     if workload.metric not in metrics:
         raise WorkloadError(
             f"workload {name} names the metric {workload.metric}, and its learner measures {', '.join(metrics)}"
@@ -56,8 +59,8 @@ def _measure(work: Work, model: str) -> Evaluation:
         model=model,
         metric=workload.metric,
         metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
-        num_examples=len(examples),
-        data_schema=examples.schema(),
+        num_examples=measured.examples,
+        data_schema=measured.schema,
     )
 
 

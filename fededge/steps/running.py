@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NoReturn
 
-from fededge.errors import FedEdgeError, LeaseError, RoundError
+from fededge.cluster.environment import RUN
+from fededge.errors import FedEdgeError, InputError, LeaseError, RoundError, StoreUnavailableError
 from fededge.events import emit
+from fededge.monitoring import logs
+from fededge.monitoring.send import send_metrics
 from fededge.records import Attempt, AttemptRef, Failed, SittingRef
 from fededge.signals import terminable
 from fededge.store import Store, keys, open_store
-from fededge.store.leases import Leases
+from fededge.store.leases import HOLDER, Leases
 from fededge.store.trainings import TrainingStore
 
 _LINE_LENGTH = 300
@@ -49,6 +54,12 @@ class Work:
     def is_resumed(self) -> bool:
         """Whether an earlier run has worked on the attempt."""
         return self.store.keys(keys.sitting_folder(self.ref))[0] != keys.sitting(self.ref, self.token)
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether the round wants no more updates."""
+        how = self.plan.settings
+        return how.close_at_target and len(self.trainings.arrivals(self.ref)) >= how.target
 
     def renew(self) -> None:
         """Hold the training until the deadline and the time for finishing are over.
@@ -88,40 +99,90 @@ def require_no_collection(store: Store) -> None:
 
 
 @contextlib.contextmanager
-def running(phase: str, training: str = "") -> Iterator[None]:
-    """Report the start and the end of a step, and turn an error of ours into one line and an exit code."""
-    begun = time.monotonic()
-    emit("started", phase, training=training)
-    try:
-        with terminable():
-            yield
-    except FedEdgeError as error:
-        emit("failed", phase, training=training, ok=False, detail=str(error), exit_code=error.exit_code)
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
-    except Exception as error:  # of the user's own code, most likely: told in a line, and raised for the log
-        emit("failed", phase, training=training, ok=False, detail=f"{phase} failed: {in_a_line(error)}", exit_code=1)
-        raise
-    emit("finished", phase, training=training, seconds=round(time.monotonic() - begun, 3))
+def running(phase: str, training: str = "", sitting: str = "") -> Iterator[None]:
+    """Report the start and the end of a step, and turn an error of ours into one line and an exit code.
+
+    Args:
+      phase: of the round, or what else the step does.
+      training: that it works on, where that is known.
+      sitting: as `distribute_model` named the attempt; empty before there is one.
+    """
+    with logs.lines(step=phase, run=run_name(), **{"training": training, **_named(sitting)}):
+        begun = time.monotonic()
+        emit("started", phase, training=training)
+        try:
+            with terminable():
+                yield
+        except FedEdgeError as error:
+            _emit_failed(phase, training, error, str(error), error.exit_code)
+            if not logs.is_json():
+                sys.stderr.write(f"error: {error}\n")
+            sys.exit(error.exit_code)
+        except Exception as error:  # of the user's own code, most likely: told in a line, and raised for the log
+            with logs.about(traceback=traceback.format_exc()):
+                _emit_failed(phase, training, error, f"{phase} failed: {in_a_line(error)}", 1)
+            if logs.is_json():  # and the traceback is in that line
+                sys.exit(1)
+            raise
+        emit("finished", phase, training=training, seconds=round(time.monotonic() - begun, 3))
+
+
+def _emit_failed(phase: str, training: str, error: Exception, told: str, exit_code: int) -> None:
+    reason = type(error).__name__
+    emit("failed", phase, training=training, ok=False, reason=reason, detail=told, exit_code=exit_code)
 
 
 @contextlib.contextmanager
-def working(phase: str, store: str, sitting: str, *, last: bool = False) -> Iterator[Work]:
+def working(phase: str, store: str, sitting: str, *, last: bool = False, ends_run: bool = True) -> Iterator[Work]:
     """Do a step's work under the run's lease, which it renews; a step that fails or is the last one ends it.
+
+    Args:
+      phase: of the round.
+      store: as in `open_store`.
+      sitting: as `distribute_model` named the attempt.
+      last: whether the run is over with this step.
+      ends_run: whether it is over if this step fails; a pod of a Job may be killed and begin again.
 
     Raises:
       RoundError: the attempt was given up; its late steps must not go on.
       LeaseError: another run has taken over.
     """
-    with running(phase):
+    with running(phase, sitting=sitting):
         work = open_work(store, sitting)
+        tell_work(work.trainings, work.plan)
         try:
             yield work
-        except BaseException:
-            release(work.trainings, work.token)
+        except BaseException as error:
+            if ends_run:
+                release(work.trainings, work.token)
+                if isinstance(error, Exception) and not isinstance(error, StoreUnavailableError):
+                    send_metrics(work.trainings)
             raise
         if last:
             release(work.trainings, work.token)
+
+
+def run_name() -> str:
+    """Name this run, as its lease does: on a cluster by its id; empty where nobody said."""
+    run = os.environ.get(RUN)
+    return os.environ.get(HOLDER) or (f"run {run}" if run else "")
+
+
+def _named(sitting: str) -> dict[str, str | int]:
+    """Tell what a sitting's name says of it, for the log; nothing if it is no name."""
+    try:
+        ref = SittingRef.parse(sitting).attempt
+        return {"training": ref.training, "round": keys.version_round(ref.version), "attempt": ref.number}
+    except InputError:
+        return {}
+
+
+def tell_work(trainings: TrainingStore, plan: Attempt) -> None:
+    """Have each line of the log say what this run works on; the lease names the run."""
+    if logs.is_json():
+        lease = trainings.lease.active()
+        run = lease.holder if lease else ""
+        logs.learn(run=run, round=plan.round, attempt=plan.number)
 
 
 def open_work(store: str, sitting: str) -> Work:

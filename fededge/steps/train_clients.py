@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import time
-import traceback
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
+from fededge.core.parts import CONTROL, split
 from fededge.core.seeds import Purpose, derive_seed
 from fededge.core.tensors import Tensors
 from fededge.core.updates import ExclusionReason
-from fededge.errors import UNREADABLE, InputError, LeaseError, StoreError, UpdateError
+from fededge.errors import UNREADABLE, FedEdgeError, InputError, LeaseError, StoreError, UpdateError
 from fededge.events import emit
 from fededge.learners import ClientSeeds, Examples, Learner
+from fededge.monitoring import logs
 from fededge.records import AttemptRef, Digest, Failure, Update, digest_of
-from fededge.settings import LocalTraining
+from fededge.steps.controls import ClientControls, Variates
 from fededge.steps.running import Work, in_a_line, working
+from fededge.steps.time_limit import TimeUpError, time_limit
 from fededge.store.blobs import get_bytes, get_tensors, put_tensors
-from fededge.workloads import Workload, load_workload
-
-
-class _TimeUpError(BaseException):
-    """The deadline has come. No `Exception`, so that a workload that bears everything does not bear this."""
+from fededge.workloads import Workload, learner_of, load_workload
 
 
 class _ChangedDataError(InputError):
     """A round is taken up again with data of another schema than it began with: nobody's failure but the user's."""
 
 
-def train_clients(store: str, batch: str) -> dict[str, int | str]:
+def train_clients(store: str, batch: str, *, ends_run: bool = True) -> dict[str, int | str]:
     """Train a batch of clients.
 
     A client that fails is reported and the others go on: in Kubeflow one failed iteration would fail the loop. At
@@ -43,22 +41,24 @@ def train_clients(store: str, batch: str) -> dict[str, int | str]:
     Args:
       store: as in `open_store`.
       batch: as the plan names it: the attempt and the batch.
+      ends_run: whether the run is over if this step fails, as in `working`.
 
     Returns:
       The batch's name and how many clients `delivered` and `failed`; the reports themselves are in the store.
     """
     attempt, _, name = batch.rpartition("/")
-    with working("train", store, attempt) as work:
+    with working("train", store, attempt, ends_run=ends_run) as work:
         if name not in work.plan.batches:
             raise InputError(f"attempt {attempt} has no batch {name}")
         trainer = _Trainer(work)
         clients = work.plan.batches[name]
         answered: dict[str, bool] = {}
         try:
-            with _until(work):
+            with time_limit((work.deadline - work.store.now()).total_seconds()):
                 for client in clients:
-                    answered[client] = _answer(trainer, client)
-        except _TimeUpError:
+                    with logs.about(client=client):
+                        answered[client] = _answer(trainer, client)
+        except TimeUpError:
             for client in clients[len(answered) :]:
                 answered[client] = _late(trainer, client)
         delivered = sum(answered.values())
@@ -77,7 +77,7 @@ class _Trainer:
 
     @cached_property
     def learner(self) -> Learner:
-        return self.workload.learner()
+        return learner_of(self.work.plan.settings.workload)
 
     @cached_property
     def weights(self) -> Tensors:
@@ -88,6 +88,24 @@ class _Trainer:
         if "weights" not in vars(self):
             self.learner.prepare()
             _ = self.weights
+
+    @cached_property
+    def controls(self) -> ClientControls:
+        return ClientControls(self.work.trainings, self.work.plan.base_version)
+
+    @cached_property
+    def server_control(self) -> Tensors:
+        """The server's control variate of all that is trained; empty where the algorithm has none."""
+        plan = self.work.plan
+        names = [name.removeprefix(CONTROL) for name in plan.update_signature if name.startswith(CONTROL)]
+        state = get_tensors(self.work.store, plan.base_server_state) if names and plan.base_server_state else {}
+        known = split(state).control
+        return {name: known.get(name, np.zeros_like(self.weights[name])) for name in names}
+
+    def variates(self, client: str) -> Variates | None:
+        if not self.server_control:
+            return None
+        return Variates(self.server_control, self.controls.current(client, self.server_control))
 
     @cached_property
     def earlier(self) -> list[AttemptRef]:
@@ -115,29 +133,6 @@ def _common_schema(work: Work) -> dict[str, str]:
     return dict(counted.most_common(1)[0][0]) if counted else {}
 
 
-@contextlib.contextmanager
-def _until(work: Work) -> Iterator[None]:
-    """Raise `_TimeUpError` inside at the deadline.
-
-    The signal is handled between two instructions of Python: a library call that does not come back is not ended by
-    it, but by the pod's own time limit.
-    """
-    left = (work.deadline - work.store.now()).total_seconds()
-    if left <= 0:
-        raise _TimeUpError
-    before = signal.signal(signal.SIGALRM, _time_up)
-    signal.setitimer(signal.ITIMER_REAL, left)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _time_up(*_: object) -> None:
-    raise _TimeUpError
-
-
 def _answer(trainer: _Trainer, client: str) -> bool:
     """Train one client unless its update is there, and say whether it delivered."""
     begun = time.monotonic()
@@ -145,7 +140,7 @@ def _answer(trainer: _Trainer, client: str) -> bool:
     if _has_delivered(work, client):
         _tell(work, client, begun, detail="has delivered before")
         return True
-    if _target_reached(work):
+    if work.has_enough:
         return _fail(work, Failure(client=client, reason=ExclusionReason.NOT_NEEDED, detail="the target was reached"))
     try:
         trainer.prepare()
@@ -155,8 +150,10 @@ def _answer(trainer: _Trainer, client: str) -> bool:
         raise
     except UpdateError as error:
         failure = Failure(client=client, reason=ExclusionReason(error.reason), detail=error.detail)
+    except FedEdgeError as error:  # says what is wrong with the client's data, model or device, and what to do
+        failure = Failure(client=client, reason=ExclusionReason.TRAINING_FAILED, detail=str(error))
     except Exception as error:  # whatever a client's data or model does must not end the others
-        traceback.print_exc()
+        logs.print_traceback()
         failure = Failure(client=client, reason=ExclusionReason.TRAINING_FAILED, detail=in_a_line(error))
     else:
         return _deliver(work, update, begun)
@@ -204,19 +201,15 @@ def _late(trainer: _Trainer, client: str) -> bool:
 def _fail(work: Work, failure: Failure, begun: float | None = None) -> bool:
     work.trainings.report_failure(work.ref, failure)
     begun = time.monotonic() if begun is None else begun
-    _tell(work, failure.client, begun, ok=False, detail=f"{failure.reason}: {failure.detail}")
+    detail = f"{failure.reason}: {failure.detail}"
+    _tell(work, failure.client, begun, ok=False, reason=failure.reason, detail=detail)
     return False
-
-
-def _target_reached(work: Work) -> bool:
-    how = work.plan.settings
-    return how.close_at_target and len(work.trainings.arrivals(work.ref)) >= how.target
 
 
 def _train(trainer: _Trainer, client: str, begun: float) -> Update:
     work, plan = trainer.work, trainer.work.plan
-    how = plan.settings
-    examples = trainer.workload.train_data(client, how.clients)
+    settings, how = plan.settings, plan.settings.in_round(plan.round)
+    examples = trainer.workload.train_data(client, settings.clients)
     schema = examples.schema()
     _require_same_schema(trainer, client, schema)
     if plan.data_schema not in ({}, schema):
@@ -224,13 +217,20 @@ def _train(trainer: _Trainer, client: str, begun: float) -> Update:
             ExclusionReason.WRONG_SCHEMA, f"the data are {schema}, those of {plan.base_version} were {plan.data_schema}"
         )
     seeds = ClientSeeds(
-        shuffle=derive_seed(how.seed, Purpose.SHUFFLE, plan.round, client),
-        dropout=derive_seed(how.seed, Purpose.DROPOUT, plan.round, client),
+        shuffle=derive_seed(settings.seed, Purpose.SHUFFLE, plan.round, client),
+        dropout=derive_seed(settings.seed, Purpose.DROPOUT, plan.round, client),
     )
-    digest = _work_digest(trainer, client, examples, seeds)
+    variates = trainer.variates(client)
+    digest = _work_digest(trainer, client, examples, seeds, variates)
     if earlier := _find_earlier(trainer, client, digest):
         return earlier.model_copy(update={"attempt": plan.number, "reused_from": earlier.attempt})
-    trained = trainer.learner.train(client, trainer.weights, examples, how, seeds)
+    correction = variates.correction() if variates else None
+    trained = trainer.learner.train(client, trainer.weights, examples, how, seeds, correction)
+    if variates:
+        variate, trained = variates.after(trained, how, len(examples))
+    delta = put_tensors(work.store, trained.delta)
+    if variates:
+        trainer.controls.keep(client, plan.version, delta, variate)
     return Update(
         training=plan.training,
         version=plan.version,
@@ -238,7 +238,7 @@ def _train(trainer: _Trainer, client: str, begun: float) -> Update:
         round=plan.round,
         client=client,
         base_model=plan.base_model,
-        delta=put_tensors(work.store, trained.delta),
+        delta=delta,
         num_examples=trained.num_examples,
         metrics=dict(trained.metrics),
         data_schema=schema,
@@ -262,14 +262,18 @@ def _require_same_schema(trainer: _Trainer, client: str, schema: dict[str, str])
         )
 
 
-def _work_digest(trainer: _Trainer, client: str, examples: Examples, seeds: ClientSeeds) -> Digest:
+def _work_digest(
+    trainer: _Trainer, client: str, examples: Examples, seeds: ClientSeeds, variates: Variates | None
+) -> Digest:
     """Digest everything that decides what a client learns."""
     plan = trainer.work.plan
+    how = plan.settings.in_round(plan.round)
     decisive = {
         "base_model": plan.base_model,
         "client": client,
         "seeds": [seeds.shuffle, seeds.dropout],
-        "how": {name: getattr(plan.settings, name) for name in LocalTraining.model_fields},
+        "how": how.model_dump(mode="json"),
+        "variates": variates.digest if variates else None,
         "workload": plan.settings.workload,
         "code": plan.code,
         "examples": examples.digest(),
@@ -296,7 +300,7 @@ def _is_whole(work: Work, update: Update) -> bool:
     return True
 
 
-def _tell(work: Work, client: str, begun: float, *, ok: bool = True, detail: str = "") -> None:
+def _tell(work: Work, client: str, begun: float, *, ok: bool = True, reason: str = "", detail: str = "") -> None:
     seconds = round(time.monotonic() - begun, 3)
     plan = work.plan
     emit(
@@ -307,5 +311,6 @@ def _tell(work: Work, client: str, begun: float, *, ok: bool = True, detail: str
         client=client,
         ok=ok,
         seconds=seconds,
+        reason=reason,
         detail=detail,
     )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from fededge.errors import RoundError
 from fededge.events import emit
+from fededge.monitoring.send import send_metrics
 from fededge.records import Version
 from fededge.reports.round_report import HISTORY, round_report
 from fededge.steps.running import Work, working
@@ -31,7 +32,7 @@ def version_model(store: str, attempt: str, model: str, model_path: str, report_
       attempt: as `distribute_model` named it.
       model: the digest that `aggregate_updates` returned.
       model_path: where to write a reference to the version, JSON; the weights are in the store.
-      report_path: where to write the round's report, Markdown.
+      report_path: where to write the round's report, Markdown; empty for nowhere.
 
     Raises:
       RoundError: the model was not evaluated.
@@ -52,9 +53,11 @@ def version_model(store: str, attempt: str, model: str, model_path: str, report_
             **manifest.metrics,
         }
         Path(model_path).write_text(json.dumps(reference, indent=1), encoding="utf-8")
-        lineage = itertools.islice(work.trainings.lineage(manifest.version), HISTORY)
-        Path(report_path).write_text(round_report(manifest, list(lineage)), encoding="utf-8")
+        if report_path:
+            lineage = itertools.islice(work.trainings.lineage(manifest.version), HISTORY)
+            Path(report_path).write_text(round_report(manifest, list(lineage)), encoding="utf-8")
         emit("published", "version", training=plan.training, round=plan.round, version=manifest.version)
+        send_metrics(work.trainings)
         return Published(manifest.version, reference)
 
 

@@ -43,9 +43,7 @@ def get_bytes(store: Store, digest: Digest, limit: int | None = None) -> bytes:
 
 
 def put_tensors(store: Store, tensors: Tensors) -> Digest:
-    # The library writes an array's memory as it lies there, whatever its strides are.
-    ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    return put_bytes(store, safetensors.numpy.save(ordered))
+    return put_bytes(store, encode_tensors(tensors))
 
 
 def get_tensors(store: Store, digest: Digest, limit: int | None = None) -> Tensors:
@@ -57,6 +55,11 @@ def get_tensors(store: Store, digest: Digest, limit: int | None = None) -> Tenso
       CorruptError: the blob is truncated, altered, or holds no tensors.
     """
     return decode_tensors(get_bytes(store, digest, limit), keys.blob(digest))
+
+
+def encode_tensors(tensors: Tensors) -> bytes:
+    # The library writes an array's memory as it lies there, whatever its strides are.
+    return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in tensors.items()})
 
 
 def decode_tensors(data: bytes, name: str) -> Tensors:

@@ -2,6 +2,9 @@
 
     hold the store ─► note what goes ─► documents ─► blobs that nobody else needs
 
+A comparison's results have scores of many clients each; those with the client go whole, and are made again when it is
+asked for again.
+
 The note comes first, so that what is missing is never taken for damage; it remembers the blobs when the documents that
 name them are gone. Killed anywhere, it is finished by being typed again.
 """
@@ -9,6 +12,7 @@ name them are gone. Killed anywhere, it is finished by being typed again.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fededge.core.updates import ExclusionReason
@@ -16,6 +20,7 @@ from fededge.errors import UNREADABLE, ConflictError, ExistsError, InputError, N
 from fededge.records import AttemptRef, Closing, Digest, Forgotten, Version
 from fededge.store import keys
 from fededge.store.collection import Hold, Watch, hold, is_gone, needed_blobs, open_version
+from fededge.store.comparisons import results_with
 from fededge.store.trainings import TrainingStore
 
 
@@ -28,6 +33,7 @@ class Deleted(NamedTuple):
       deltas: how many tensors may be gone; of an earlier request too.
       kept: how many of the client's tensors stay because another client or training has the very same.
       versions: that were made with the client's help, and keep what they learned.
+      scores: how many results of comparisons.
     """
 
     updates: int
@@ -35,6 +41,7 @@ class Deleted(NamedTuple):
     deltas: int
     kept: int
     versions: list[str]
+    scores: int = 0
 
 
 class _Belongings(NamedTuple):
@@ -45,12 +52,14 @@ class _Belongings(NamedTuple):
       deltas: digests that these, or what was decided from them, name.
       versions: that the client's updates are in.
       mentioned: whether the training has anything of the client, be it that it was left out.
+      scores: keys of the results of comparisons.
     """
 
     documents: dict[str, keys.Place]
     deltas: set[Digest]
     versions: list[str]
     mentioned: bool
+    scores: Sequence[str] = ()
 
 
 def forget(trainings: TrainingStore, client: str, watch: Watch) -> Deleted:
@@ -72,12 +81,13 @@ def forget(trainings: TrainingStore, client: str, watch: Watch) -> Deleted:
         require_no_open_round(trainings)
         found = _belongings(trainings, client, held)
         note = _remember(trainings, client, found)
-        for key in found.documents:
+        for key in (*found.documents, *found.scores):
             held.require()
             trainings.store.delete(key)
         kept = _delete_blobs(trainings, note, held, watch)
     updates = sum(place.folder == "updates" for place in found.documents.values())
-    return Deleted(updates, len(found.documents) - updates, len(note.deltas) - kept, kept, found.versions)
+    reports, deltas = len(found.documents) - updates, len(note.deltas) - kept
+    return Deleted(updates, reports, deltas, kept, found.versions, len(found.scores))
 
 
 def require_no_open_round(trainings: TrainingStore) -> None:
@@ -120,7 +130,8 @@ def _belongings(trainings: TrainingStore, client: str, held: Hold) -> _Belonging
         key: place for key, place in places.items() if place.folder in keys.CLIENT_FOLDERS and place.name == client
     }
     deltas = {digest for place in documents.values() for digest in _deltas(trainings, place)}
-    mentioned = bool(documents)
+    scores = results_with(store, name, client)
+    mentioned = bool(documents or scores)
     for ref in (place.ref for place in places.values() if (place.folder, place.name) == ("", "closing")):
         held.look()
         if closing := trainings.closing(ref):
@@ -134,7 +145,8 @@ def _belongings(trainings: TrainingStore, client: str, held: Hold) -> _Belonging
             deltas |= accepted
             versions.append(manifest)
     versions.sort(key=lambda version: (version.round, version.created_at))
-    return _Belongings(documents, deltas, [version.version for version in versions], mentioned or bool(deltas))
+    names = [version.version for version in versions]
+    return _Belongings(documents, deltas, names, mentioned or bool(deltas), scores)
 
 
 def _deltas(trainings: TrainingStore, place: keys.Place) -> list[Digest]:

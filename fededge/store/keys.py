@@ -15,7 +15,13 @@ trainings/<training>/rounds/<version>/<attempt>/attempt.json
                                                /aggregate.json
                                                /evaluation.json
                                                /failed.json
+comparisons/<training>/<version>/<name>/comparison.json
+                                       /batches/<batch>.json
 collecting.json                                 the lease of garbage collection
+
+and in the store on a client's own device:
+
+clients/<training>/<client>/<version>/<digest of the update's tensors>-<digest of the variate>.safetensors
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from fededge.errors import InputError
-from fededge.records import AttemptRef, Digest, Pointer
+from fededge.records import AttemptRef, ComparisonRef, Digest, Pointer
 
 _TRAINING = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"v(0|[1-9][0-9]*)(-b([1-9][0-9]*))?")
@@ -36,6 +42,12 @@ _IN_ATTEMPT = re.compile(
     r"/(?P<number>[0-9]{4,})/((?P<folder>[a-z]+)/)?(?P<name>[^/]+)\.json"
 )
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})")
+_CONTROL = re.compile(
+    rf"clients/({_TRAINING.pattern})/(?P<client>[^/]+)/(?P<version>{_VERSION.pattern})"
+    r"/(?P<delta>[0-9a-f]{64})-(?P<control>[0-9a-f]{64})\.safetensors"
+)
+_COMPARISON = re.compile(r"[0-9a-f]{12}")
+_BATCH = re.compile(r"[a-z_]+(-b[0-9]{3,})?")
 _CLIENT_BYTES = 80  # quoted three to one, a client's key still fits a file name
 
 TRAININGS = "trainings/"
@@ -197,6 +209,40 @@ def client_of(key: str) -> str:
     return unquote(key.rpartition("/")[2].removesuffix(".json"))
 
 
+class ControlPlace(NamedTuple):
+    """Where a client's control variate is.
+
+    Attributes:
+      delta: digest of the tensors of the update that it belongs to.
+      control: digest of the variate's bytes.
+    """
+
+    training: str
+    client: str
+    version: str
+    delta: Digest
+    control: Digest
+
+    @property
+    def key(self) -> str:
+        name = f"{self.delta.removeprefix('sha256:')}-{self.control.removeprefix('sha256:')}"
+        return f"{control_folder(self.training, self.client)}{self.version}/{name}.safetensors"
+
+
+def control_folder(training: str, client: str) -> str:
+    training_folder(training)
+    return f"clients/{training}/{_client(client)}/"
+
+
+def control_place(key: str) -> ControlPlace | None:
+    """Tell which control variate a key is of; None for any other key."""
+    match = _CONTROL.fullmatch(key)
+    if not match:
+        return None
+    client, delta, control = unquote(match["client"]), f"sha256:{match['delta']}", f"sha256:{match['control']}"
+    return ControlPlace(match[1], client, match["version"], delta, control)
+
+
 def closing(ref: AttemptRef) -> str:
     return f"{attempt_folder(ref)}closing.json"
 
@@ -211,6 +257,33 @@ def evaluation(ref: AttemptRef) -> str:
 
 def failed(ref: AttemptRef) -> str:
     return f"{attempt_folder(ref)}failed.json"
+
+
+def comparisons_folder(training: str) -> str:
+    training_folder(training)
+    return f"comparisons/{training}/"
+
+
+def comparison_folder(ref: ComparisonRef) -> str:
+    version_round(ref.version)
+    if not _COMPARISON.fullmatch(ref.name):
+        raise InputError(f"{ref.name!r} names no comparison; names look like 0123456789ab")
+    return f"{comparisons_folder(ref.training)}{ref.version}/{ref.name}/"
+
+
+def comparison(ref: ComparisonRef) -> str:
+    return f"{comparison_folder(ref)}comparison.json"
+
+
+def arm_result(ref: ComparisonRef, batch: str) -> str:
+    if not _BATCH.fullmatch(batch):
+        raise InputError(f"{batch!r} is no batch of a comparison; they look like local-b000")
+    return f"{comparison_folder(ref)}batches/{batch}.json"
+
+
+def is_arm_result(key: str) -> bool:
+    """Whether a key below `comparisons_folder` is of a batch's result."""
+    return key.split("/")[4:5] == ["batches"]
 
 
 def blob(digest: Digest) -> str:

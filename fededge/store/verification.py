@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from fededge.core.headers import PREFIX, data_size, header_room
 from fededge.core.tensors import signature
-from fededge.core.updates import ExclusionReason
+from fededge.core.updates import POD_REASONS, ExclusionReason
 from fededge.errors import UNREADABLE, CorruptError, NotFoundError, TooLargeError
 from fededge.records import (
     Accepted,
@@ -47,12 +47,14 @@ from fededge.store.trainings import CLIENT_LIMIT
 
 R = TypeVar("R", bound=Record)
 
-_REPORTED = {  # by the client; for other reasons it was left out in spite of its update
+_REPORTED = {  # by the client, or of its pod; for other reasons it was left out in spite of its update
+    ExclusionReason.DEVICE_UNAVAILABLE,
     ExclusionReason.NO_DATA,
     ExclusionReason.TRAINING_FAILED,
     ExclusionReason.NON_FINITE_TRAINING,
     ExclusionReason.DEADLINE,
     ExclusionReason.NOT_NEEDED,
+    *POD_REASONS,
 }
 _ARRIVED_BROKEN = {ExclusionReason.CORRUPT, ExclusionReason.TOO_LARGE}
 

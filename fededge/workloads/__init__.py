@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import importlib
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from fededge.errors import SetupError, WorkloadError
+from fededge.datasets.files import data_folder
+from fededge.errors import WorkloadError
 from fededge.learners import Examples, Learner
 from fededge.records import Digest, digest_of
 
-__all__ = ["BUILT_IN", "Workload", "code_digest", "data_folder", "import_path", "load_workload"]
+__all__ = [
+    "BUILT_IN", "HasClientTests", "Workload", "code_digest", "data_folder", "fine_tuning", "image_of", "import_path",
+    "learner_of", "load_workload", "own_defaults",
+]  # fmt: skip
 
 BUILT_IN = {
     "digits": "fededge.workloads.digits:workload",
     "mnist": "fededge.workloads.mnist:workload",
+    "wisdm": "fededge.workloads.wisdm:workload",
+    "parkinsons": "fededge.workloads.parkinsons:workload",
+    "cmapss": "fededge.workloads.cmapss:workload",
+    "buildings": "fededge.workloads.buildings:workload",
+    "traffic": "fededge.workloads.traffic:workload",
 }
 
 
@@ -34,7 +43,8 @@ class Workload(Protocol):
         """Name all clients.
 
         Args:
-          clients: how many there are. A workload whose clients are real checks it; one that makes them up obeys.
+          clients: how many there are; 0 for all. A workload whose clients are real checks it; one that makes them up
+            obeys, and has a number of its own for 0.
 
         Raises:
           WorkloadError: there cannot be so many.
@@ -56,6 +66,41 @@ class Workload(Protocol):
 
     def learner(self) -> Learner:
         """Make the learner."""
+
+
+@runtime_checkable
+class HasClientTests(Protocol):
+    """A workload whose clients have held-out examples of their own."""
+
+    def test_clients(self, clients: int) -> Sequence[str]:
+        """Name the clients that have held-out examples; those that are not of the population are cold: never trained.
+
+        Args:
+          clients: as in `population`.
+        """
+
+    def client_test_data(self, client: str, clients: int) -> Examples:
+        """Read one client's held-out examples.
+
+        Args:
+          client: one of `test_clients(clients)`.
+          clients: as in `population`.
+        """
+
+
+def image_of(workload: Workload) -> str:
+    """Name the image that has a workload's library, as in the folder `images/`."""
+    return getattr(workload, "image", "tensorflow")
+
+
+def own_defaults(workload: Workload) -> Mapping[str, Any]:
+    """Return the settings of a round that suit a workload, where they are not the general defaults."""
+    return getattr(workload, "defaults", {})
+
+
+def fine_tuning(workload: Workload) -> Mapping[str, Any]:
+    """Return the settings with which a client goes on from a model alone, where they are not those of a round."""
+    return getattr(workload, "fine_tuning", {})
 
 
 def load_workload(name: str) -> Workload:
@@ -81,6 +126,16 @@ def load_workload(name: str) -> Workload:
     return workload
 
 
+@cache
+def learner_of(name: str) -> Learner:
+    """Make a workload's learner, once in a process: what it has built for one step serves the next.
+
+    Args:
+      name: as in `load_workload`, with the same errors.
+    """
+    return load_workload(name).learner()
+
+
 def code_digest(name: str) -> Digest:
     """Digest the source of a workload's module; not of what that imports, which the image pins."""
     module = importlib.import_module(import_path(name)[0])
@@ -99,17 +154,3 @@ def import_path(name: str) -> tuple[str, str]:
             f"unknown workload {name!r}: choose {', '.join(BUILT_IN)}, or name your own as package.module:attribute"
         )
     return module, attribute
-
-
-def data_folder() -> Path:
-    """Find the folder of the data sets that users download themselves.
-
-    Raises:
-      SetupError: `FEDEDGE_DATA` is not set, or names no folder.
-    """
-    name = os.environ.get("FEDEDGE_DATA")
-    if not name:
-        raise SetupError("this workload reads its data from FEDEDGE_DATA: set it to the folder that has them")
-    if not Path(name).is_dir():
-        raise SetupError(f"FEDEDGE_DATA={name} is no folder: set it to the one that has the workload's data")
-    return Path(name)

@@ -18,7 +18,7 @@ _TEST_SHARE = 0.2
 
 
 @cache
-def _split() -> tuple[Examples, Examples]:
+def split() -> tuple[Examples, Examples]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -40,9 +40,9 @@ def _model() -> Any:
 
 
 workload = PartitionedWorkload(
-    train=lambda: _split()[0],
+    train=lambda: split()[0],
     examples=1_437,
-    test=lambda: _split()[1],
+    test=lambda: split()[1],
     learner=lambda: classifier(_model),
     metric="accuracy",
 )

@@ -9,21 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from fededge.errors import WorkloadError
+from fededge.datasets import mnist
 from fededge.learners import Examples
 from fededge.learners.keras import classifier, tensorflow
-from fededge.workloads import data_folder
-from fededge.workloads.idx import read_idx
 from fededge.workloads.partitioned import PartitionedWorkload
 
 
-def _read(part: str) -> Examples:
-    folder = data_folder()
-    images = read_idx(folder, f"{part}-images-idx3-ubyte")
-    labels = read_idx(folder, f"{part}-labels-idx1-ubyte")
-    if len(images) != len(labels):
-        raise WorkloadError(f"{folder} has {len(images)} {part} images and {len(labels)} labels; fetch both again")
-    return Examples((images[..., np.newaxis] / np.float32(255)).astype(np.float32), labels.astype(np.int32))
+def _examples(digits: mnist.Digits) -> Examples:
+    images = (digits.images[..., np.newaxis] / np.float32(255)).astype(np.float32)
+    return Examples(images, digits.labels.astype(np.int32))
 
 
 def _model() -> Any:
@@ -31,8 +25,10 @@ def _model() -> Any:
     return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
-            keras.layers.Conv2D(16, 5, strides=2, activation="relu", name="edges"),
-            keras.layers.Conv2D(32, 3, strides=2, activation="relu", name="shapes"),
+            keras.layers.Conv2D(16, 5, activation="relu", name="edges"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Conv2D(32, 3, activation="relu", name="shapes"),
+            keras.layers.MaxPooling2D(),
             keras.layers.Flatten(),
             keras.layers.Dense(64, activation="relu", name="hidden"),
             keras.layers.Dense(10, name="digit"),
@@ -41,9 +37,21 @@ def _model() -> Any:
 
 
 workload = PartitionedWorkload(
-    train=lambda: _read("train"),
+    train=lambda: _examples(mnist.read_train()),
     examples=60_000,
-    test=lambda: _read("t10k"),
+    test=lambda: _examples(mnist.read_test()),
     learner=lambda: classifier(_model),
     metric="accuracy",
+    alpha=0.3,
+    clients=100,
+    defaults={  # chosen with a sixth of the training digits left out
+        "clients_per_round": 10,
+        "local_epochs": 2,
+        "batch_size": 20,
+        "client_learning_rate": 0.1,
+        "client_momentum": 0.0,
+        "learning_rate_decay": 0.97,  # at the end of 50 rounds a quarter
+        "server_momentum": 0.8,
+    },
+    rounds=50,
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import fededge as package
+from fededge.cli import output
 from fededge.store import Store
 from fededge.store.folder import FolderStore
 from tests.cli.command import Command, snapshot
@@ -19,7 +20,9 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.chdir(home)
-    for name in ("FEDEDGE_STORE", "FEDEDGE_DATA", "FEDEDGE_EVENTS", "DOCKER_CONTEXT", "KUBERNETES_SERVICE_HOST"):
+    for name in ("STORE", "REGISTRY", "DATA", "EVENTS"):
+        monkeypatch.delenv(f"FEDEDGE_{name}", raising=False)
+    for name in ("DOCKER_CONTEXT", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
     for name in ("ENDPOINT_URL", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION", "CA_BUNDLE"):
         monkeypatch.delenv(f"AWS_{name}", raising=False)
@@ -30,6 +33,8 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("COLUMNS", "200")
+    for console in (output.console, output.errors):  # which have read it when they were made
+        monkeypatch.setattr(console, "width", 200)
     monkeypatch.setenv("NO_COLOR", "1")
     return home
 

@@ -43,7 +43,6 @@ def no_installing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "name"),
     [
-        ("--clients", "0", "clients"),
         ("--clients", "-1", "clients"),
         ("--clients", "1000001", "clients"),
         ("--clients-per-round", "-1", "clients_per_round"),
@@ -199,7 +198,7 @@ def test_a_working_folder_that_may_not_be_written(public: Path) -> None:
     assert ".fededge" in error_line(done, SETUP)
 
 
-NEWER = {"format": 3, "invention": {}}
+NEWER = {"format": 4, "invention": {}}
 
 
 def _damage(store: Store, key: str, content: bytes) -> None:
@@ -225,7 +224,7 @@ def test_a_manifest_of_a_newer_format(fededge: Command, damaged: Store, command:
         _damage(damaged, keys.version("digits", version), json.dumps(NEWER).encode())
     before = snapshot(Path(damaged.url))
     line = fededge.fails(errors.FormatError.exit_code, "versions", *command, "--store", damaged.url)
-    assert "has format 3 and this FedEdge reads format 2: upgrade FedEdge" in line
+    assert "has format 4 and this FedEdge reads format 3: upgrade FedEdge" in line
     assert snapshot(Path(damaged.url)) == before
 
 
@@ -238,7 +237,7 @@ def test_a_pointer_of_a_newer_format(fededge: Command, damaged: Store, command: 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"null", b"[]", b"{}", b'{"format": "new"}', b'{"format": 2}', b'{"format": 2, "version": 3}', b"\xff"],
+    [b"", b"{", b"null", b"[]", b"{}", b'{"format": "new"}', b'{"format": 3}', b'{"format": 3, "version": 3}', b"\xff"],
     ids=repr,
 )
 @pytest.mark.parametrize("key", [keys.pointer("digits"), keys.version("digits", "v2-b1")], ids=["pointer", "manifest"])
@@ -367,7 +366,9 @@ def test_packages_that_are_not_there(fededge: Command, store: Store, extra: str)
 
 
 def test_an_unknown_environment(fededge: Command) -> None:
-    assert "there are tensorflow" in fededge.fails(INPUT, "env", "create", "pytorch")
+    assert "there are serving, serving-tensorflow, sklearn, tensorflow, torch" in fededge.fails(
+        INPUT, "env", "create", "pytorch"
+    )
 
 
 @pytest.mark.parametrize("workload", ["nonsense", "my_package.module", "Digits"])
@@ -375,7 +376,8 @@ def test_an_unknown_workload_is_told_before_an_environment_is_made(
     fededge: Command, store: Store, workload: str
 ) -> None:
     line = fededge.fails(INPUT, "run", "--workload", workload, "--store", store.url)
-    assert f"unknown workload {workload!r}: choose digits, mnist, or name your own as package.module:attribute" in line
+    ours = "digits, mnist, wisdm, parkinsons, cmapss, buildings, traffic"
+    assert f"unknown workload {workload!r}: choose {ours}, or name your own as package.module:attribute" in line
 
 
 @pytest.fixture
@@ -448,7 +450,7 @@ def test_a_pipeline_that_has_no_executors(fededge: Command, store: Store, alone:
 @pytest.mark.parametrize("rounds", ["0", "21"])
 def test_pipelines_of_no_or_too_many_rounds(fededge: Command, alone: Path, rounds: str) -> None:
     line = fededge.fails(INPUT, "pipelines", "export", "--rounds", rounds)
-    assert f"rounds={rounds} must be between 1 and 20" in line
+    assert f"rounds={rounds} must be between 1 and 6" in line
     assert list(alone.iterdir()) == []
 
 
@@ -468,7 +470,9 @@ def test_digests_that_are_none(fededge: Command, alone: Path, content: str, word
 
 
 def test_an_unknown_pipeline(fededge: Command, alone: Path) -> None:
-    assert "there are fl_round and fl_training" in fededge.fails(INPUT, "pipelines", "export", "fl_other")
+    assert "there are fl_round, fl_training, fl_round_job, fl_training_job" in fededge.fails(
+        INPUT, "pipelines", "export", "fl_other"
+    )
     assert list(alone.iterdir()) == []
 
 
@@ -480,3 +484,27 @@ def test_a_model_to_begin_with_that_is_not_used_is_not_kept(fededge: Command, st
 def test_the_default_store_is_beside_the_runs(fededge: Command, alone: Path) -> None:
     line = fededge.fails(errors.NotFoundError.exit_code, "versions", "show", "digits")
     assert str(alone / DEFAULT_STORE) in line
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--clients", "1"), "arm_clients=1 compares nobody"),
+        (("--clients", "-1"), "arm_clients=-1"),
+        (("--clients-per-pod", "0"), "clients_per_pod=0"),
+        (("--deadline-s", "0"), "deadline_s=0"),
+        (("--version", "../v1"), "'../v1' is no version"),
+        (("--registry", "harbor.example.org"), "go with --runner docker"),
+        (("--runner", "docker", "--with", "."), "--with is for environments"),
+    ],
+)
+def test_a_comparison_that_cannot_be_asked_for(
+    fededge: Command, store: Store, options: tuple[str, ...], words: str
+) -> None:
+    assert words in fededge.fails(INPUT, "compare", "digits", *options, "--store", store.url)
+
+
+def test_a_comparison_of_what_is_not_there(fededge: Command, store: Store, alone: Path) -> None:
+    assert "no training tumours" in fededge.fails(STORE, "compare", "tumours", "--store", store.url)
+    assert "has no version v9" in fededge.fails(STORE, "compare", "digits", "--version", "v9", "--store", store.url)
+    assert not (alone / ".fededge").exists()

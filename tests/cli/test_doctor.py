@@ -1,11 +1,10 @@
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,12 @@ import pytest
 import yaml
 
 from fededge import environments
+from fededge.doctor import RIGHTS
 from fededge.errors import SetupError
 from fededge.shipped import compiled_pipeline
 from tests.cli.command import Command, error_line
+from tests.cluster.api_server import ApiServer
+from tests.contract.compiled import ROOT
 
 Findings = dict[str, dict[str, str]]
 Look = Callable[..., tuple[int, Findings]]
@@ -47,13 +49,18 @@ def test_on_a_new_machine_the_environment_is_missing(look: Look) -> None:
     code, found = look()
     assert code == SetupError.exit_code
     assert {what: finding["state"] for what, finding in found.items()} == {
+        "environment serving": "unused",
+        "environment serving-tensorflow": "unused",
+        "environment sklearn": "unused",
         "environment tensorflow": "missing",
+        "environment torch": "unused",
         "pipelines": "ok",
         "store": "ok",
         "docker": "unused",
         "cluster": "unused",
     }
     assert "fededge env create tensorflow" in found["environment tensorflow"]["detail"]
+    assert "fededge env create torch" in found["environment torch"]["detail"]
     assert found["pipelines"]["detail"] == f"compiled with kfp-{kfp.__version__}"
     assert "DOCKER_HOST" in found["docker"]["detail"]
     assert "KUBECONFIG" in found["cluster"]["detail"]
@@ -122,148 +129,166 @@ def test_shipped_pipelines_of_another_kfp(
     assert "kfp-1.0.0" in found["pipelines"]["detail"]
 
 
-VERSION = {
-    "major": "1",
-    "minor": "32",
-    "gitVersion": "v1.32.5+k3s1",
-    "gitCommit": "a",
-    "gitTreeState": "clean",
-    "buildDate": "2026-01-01T00:00:00Z",
-    "goVersion": "go1.23",
-    "compiler": "gc",
-    "platform": "linux/amd64",
-}
-
-
-class Cluster(ThreadingHTTPServer):
-    """A Kubernetes API server, as far as the doctor asks."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: dict[str, tuple[int, dict[str, Any]]] = {"/version/": (200, VERSION)}
-        self.forbidden: set[str] = set()
-        self.asked: list[str] = []
-
-    def add_settings(self, namespace: str) -> None:
-        metadata = {"name": "fededge", "namespace": namespace}
-        document = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": metadata, "data": {}}
-        self.answers[f"/api/v1/namespaces/{namespace}/configmaps/fededge"] = (200, document)
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Cluster
-
-    def do_GET(self) -> None:
-        self._answer(*self.server.answers.get(self.path, (404, {"kind": "Status", "reason": "NotFound", "code": 404})))
-
-    def do_POST(self) -> None:
-        review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        wanted = review["spec"]["resourceAttributes"]
-        self.server.asked.append(wanted["namespace"])
-        right = f"{wanted['verb']} {wanted.get('group', '')} {wanted['resource']}"
-        self._answer(201, {**review, "status": {"allowed": right not in self.server.forbidden}})
-
-    def _answer(self, code: int, document: dict[str, Any]) -> None:
-        body = json.dumps(document).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A cluster on loopback that the kubeconfig names."""
-    with Cluster() as cluster:
-        thread = threading.Thread(target=cluster.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        _write_kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{cluster.server_port}")
-        _use_kubeconfig(monkeypatch, tmp_path / "kubeconfig")
-        yield cluster
-        cluster.shutdown()
-        thread.join()
+def namespace(api_server: ApiServer, kubeconfig: Path) -> ApiServer:
+    """A cluster whose namespace my-team has what manifests/base puts there, filled in."""
+    values = {"FEDEDGE_STORE": "s3://models/fededge", "AWS_ENDPOINT_URL": "https://s3.example.org"}
+    keys = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "very secret"}
+    _put(api_server, "ServiceAccount", "fededge-runner")
+    _put(api_server, "ServiceAccount", "fededge-client")
+    _put(api_server, "ConfigMap", "fededge", data=values)
+    _put(api_server, "Secret", "fededge", data=_encoded(keys))
+    _put(api_server, "PersistentVolumeClaim", "fededge-data", status={"phase": "Bound"})
+    return api_server
 
 
-def _use_kubeconfig(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    """Set KUBECONFIG; the client has read it when it was imported."""
-    monkeypatch.setenv("KUBECONFIG", str(path))
-    monkeypatch.setattr("kubernetes.config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+def _put(server: ApiServer, kind: str, name: str, **rest: Any) -> None:
+    server.put({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "my-team"}, **rest})
 
 
-@pytest.fixture(autouse=True)
-def no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _use_kubeconfig(monkeypatch, tmp_path / "no-kubeconfig")
+def _encoded(values: dict[str, str]) -> dict[str, str]:
+    return {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
 
 
-def _write_kubeconfig(path: Path, server: str) -> None:
-    document = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "here",
-        "clusters": [{"name": "here", "cluster": {"server": server}}],
-        "users": [{"name": "me", "user": {"token": "t"}}],
-        "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
-    }
-    path.write_text(yaml.safe_dump(document))
-
-
-def test_a_cluster_where_all_is_well(look: Look, ready: Path, cluster: Cluster) -> None:
-    cluster.add_settings("my-team")
+def test_a_namespace_where_all_is_well(look: Look, ready: Path, namespace: ApiServer) -> None:
     code, found = look("--namespace", "my-team")
     assert code == 0
-    assert found["cluster"]["detail"] == "Kubernetes v1.32.5+k3s1"
-    rights = {what for what in found if what.startswith("right to")}
-    assert rights == {"right to list nodes", "right to create jobs", "right to get configmaps"}
-    assert all(found[right]["state"] == "ok" for right in rights)
-    assert found["ConfigMap fededge"]["state"] == "ok"
-    assert set(cluster.asked) == {"my-team"}
+    assert {what: finding["state"] for what, finding in list(found.items())[-9:]} == {
+        "docker": "unused",
+        "cluster": "ok",
+        "service account fededge-runner": "ok",
+        "service account fededge-client": "ok",
+        "rights of fededge-runner": "ok",
+        "right to list nodes": "ok",
+        "ConfigMap fededge": "ok",
+        "Secret fededge": "ok",
+        "claim fededge-data": "ok",
+    }
+    assert found["cluster"]["detail"] == "Kubernetes v1.36.0"
+    assert found["ConfigMap fededge"]["detail"] == "s3://models/fededge"
+    reviews = {asked[2:4] for asked in namespace.requests if asked.resource == "localsubjectaccessreviews"}
+    assert reviews == {("my-team", "system:serviceaccount:my-team:fededge-runner")}, "not of who asks"
 
 
-def test_a_right_that_is_not_granted(look: Look, ready: Path, cluster: Cluster) -> None:
-    cluster.add_settings("kubeflow")
-    cluster.forbidden = {"create batch jobs"}
+def test_the_rights_are_those_that_the_manifests_grant() -> None:
+    role = next(iter(yaml.safe_load_all((ROOT / "manifests" / "base" / "access.yaml").read_text())))
+    granted = {
+        (rule["apiGroups"][0], rule["resources"][0]): tuple(rule["verbs"])
+        for rule in role["rules"]
+        if "resourceNames" not in rule
+    }
+    assert granted == RIGHTS
+
+
+def test_a_right_that_is_not_granted(look: Look, ready: Path, namespace: ApiServer) -> None:
+    namespace.forbid("create", "jobs")
+    namespace.forbid("watch", "pods")
+    code, found = look("--namespace", "my-team")
+    assert code == SetupError.exit_code
+    rights = found["rights of fededge-runner"]
+    assert rights["state"] == "missing"
+    assert rights["detail"].startswith("may not watch pods, create jobs in my-team: apply manifests/base")
+
+
+def test_only_devices_need_the_right_to_see_nodes(look: Look, ready: Path, namespace: ApiServer) -> None:
+    namespace.forbid("list", "nodes")
+    code, found = look("--namespace", "my-team")
+    assert code == 0
+    assert found["right to list nodes"]["state"] == "unused"
+    assert "manifests/components/devices" in found["right to list nodes"]["detail"]
+
+
+def test_what_the_caller_may_not_see_is_not_missing(look: Look, ready: Path, namespace: ApiServer) -> None:
+    namespace.forbid("create", "localsubjectaccessreviews")
+    namespace.forbid("get", "secrets")
+    code, found = look("--namespace", "my-team")
+    assert code == 0
+    for what in ("rights of fededge-runner", "Secret fededge"):
+        assert found[what]["state"] == "unknown"
+        assert found[what]["detail"].startswith("you may not look: ")
+
+
+def test_a_namespace_that_has_nothing(look: Look, ready: Path, namespace: ApiServer) -> None:
     code, found = look()
     assert code == SetupError.exit_code
-    assert found["right to create jobs"]["state"] == "missing"
-    assert "not in kubeflow: ask its administrator to grant" in found["right to create jobs"]["detail"]
-    assert found["right to list nodes"]["state"] == "ok"
+    for what in ("service account fededge-runner", "ConfigMap fededge", "Secret fededge", "claim fededge-data"):
+        assert found[what]["state"] == "missing"
+        assert found[what]["detail"] == "not in kubeflow: apply manifests/base, as docs/install.md says"
 
 
-def test_a_cluster_without_the_stores_settings(look: Look, ready: Path, cluster: Cluster) -> None:
-    code, found = look()
+def test_placeholders_of_the_manifests(look: Look, ready: Path, namespace: ApiServer) -> None:
+    shipped = yaml.safe_load_all((ROOT / "manifests" / "base" / "store.yaml").read_text())
+    config, secret, _ = shipped
+    _put(namespace, "ConfigMap", "fededge", data=config["data"])
+    _put(namespace, "Secret", "fededge", data=_encoded(secret["stringData"]))
+    code, found = look("--namespace", "my-team")
     assert code == SetupError.exit_code
-    assert found["ConfigMap fededge"]["state"] == "missing"
-    assert "in kubeflow" in found["ConfigMap fededge"]["detail"]
+    left = "REPLACE- is still in {}: replace it in manifests/base/store.yaml, and apply that again"
+    assert found["ConfigMap fededge"]["detail"] == left.format("AWS_ENDPOINT_URL, FEDEDGE_STORE")
+    assert found["Secret fededge"]["detail"] == left.format("AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY")
 
 
-@pytest.mark.parametrize("code", [401, 403, 500])
-def test_a_cluster_that_refuses(look: Look, ready: Path, cluster: Cluster, code: int) -> None:
-    cluster.answers = {"/version/": (code, {"kind": "Status", "code": code})}
+def test_credentials_that_are_empty(look: Look, ready: Path, namespace: ApiServer) -> None:
+    _put(namespace, "Secret", "fededge", data=_encoded({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "s"}))
+    _, found = look("--namespace", "my-team")
+    assert found["Secret fededge"]["state"] == "missing"
+    assert found["Secret fededge"]["detail"].startswith("has no AWS_ACCESS_KEY_ID: ")
+
+
+@pytest.mark.parametrize(("phase", "state"), [("Pending", "ok"), ("Lost", "missing")])
+def test_a_claim_that_is_not_bound(look: Look, ready: Path, namespace: ApiServer, phase: str, state: str) -> None:
+    """Some storage classes bind a claim when its first pod comes."""
+    _put(namespace, "PersistentVolumeClaim", "fededge-data", status={"phase": phase})
+    _, found = look("--namespace", "my-team")
+    assert found["claim fededge-data"]["state"] == state
+
+
+def test_the_secret_that_images_are_pulled_with(look: Look, ready: Path, namespace: ApiServer) -> None:
+    _put(namespace, "ServiceAccount", "fededge-runner", imagePullSecrets=[{"name": "fededge-registry"}])
+    what = "Secret fededge-registry of fededge-runner"
+    code, found = look("--namespace", "my-team")
+    assert (code, found[what]["state"]) == (SetupError.exit_code, "missing")
+    assert "fededge images harbor-setup" in found[what]["detail"]
+    _put(namespace, "Secret", "fededge-registry", data={})
+    code, found = look("--namespace", "my-team")
+    assert (code, found[what]["state"]) == (0, "ok")
+
+
+def test_a_cluster_that_refuses(look: Look, ready: Path, namespace: ApiServer) -> None:
+    namespace.token = "another"
     exit_code, found = look()
+    assert exit_code == SetupError.exit_code
+    assert found["cluster"]["state"] == "missing"
+    assert "refuses the login (401)" in found["cluster"]["detail"]
+
+
+def test_a_cluster_that_is_gone(look: Look, ready: Path, kubeconfig: Path) -> None:
+    exit_code, found = look("--context", "elsewhere")
     assert exit_code == SetupError.exit_code
     assert found["cluster"]["state"] == "missing"
     assert "kubectl cluster-info" in found["cluster"]["detail"]
     assert "\n" not in found["cluster"]["detail"]
 
 
-def test_a_cluster_that_is_gone(look: Look, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _write_kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:9")
-    _use_kubeconfig(monkeypatch, tmp_path / "kubeconfig")
-    exit_code, found = look()
+def test_a_context_that_there_is_not(look: Look, ready: Path, kubeconfig: Path) -> None:
+    exit_code, found = look("--context", "nowhere")
     assert exit_code == SetupError.exit_code
-    assert found["cluster"]["state"] == "missing"
+    assert found["cluster"]["detail"] == "no context nowhere in the kubeconfig; there are: elsewhere, tests"
 
 
 @pytest.mark.parametrize("content", ["", "[", "a: b", "apiVersion: v1\nkind: Config\ncurrent-context: gone\n"])
-def test_a_kubeconfig_that_is_none(
+def test_a_kubeconfig_that_is_broken_is_not_one_that_is_absent(
     look: Look, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     (tmp_path / "kubeconfig").write_text(content)
-    _use_kubeconfig(monkeypatch, tmp_path / "kubeconfig")
-    _, found = look()
-    assert found["cluster"]["state"] in ("missing", "unused")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    code, found = look()
+    assert (code, found["cluster"]["state"]) == (0, "unused")
+    assert found["cluster"]["detail"].startswith("the kubeconfig cannot be used (")
+
+
+def test_a_cluster_is_missing_if_a_namespace_was_typed(look: Look, ready: Path) -> None:
+    code, found = look("--namespace", "my-team")
+    assert code == SetupError.exit_code
+    assert found["cluster"]["state"] == "missing"
+    assert found["cluster"]["detail"].startswith("no cluster: there is no kubeconfig")

@@ -396,7 +396,9 @@ def test_environments_are_listed_as_json(fededge: Command, tmp_path: Path) -> No
     (tmp_path / "environments" / "tensorflow-old").mkdir(parents=True)
     found = _json(fededge.works("env", "list", "--json"))
     assert isinstance(found, list)
-    assert [entry["image"] for entry in found] == ["tensorflow", ""]
+    assert [entry["image"] for entry in found] == [
+        "serving", "serving-tensorflow", "sklearn", "tensorflow", "torch", "",
+    ]  # fmt: skip
     assert not any(entry["ready"] for entry in found)
     assert all(Path(entry["path"]).parent == tmp_path / "environments" for entry in found)
 

@@ -180,6 +180,7 @@ def _plan(trainings: TrainingStore, base: Version, version: str, number: int, se
         base_server_state=base.server_state,
         settings=settings,
         batches={"b000": [f"client-{i:06d}" for i in range(settings.clients)]},
+        update_signature={},
         data_schema=base.data_schema,
         code=digest_of(b"the workload"),
         runtime=RUNTIME,

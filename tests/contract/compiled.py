@@ -14,7 +14,10 @@ Node = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "pipelines" / "compiled"
-PIPELINES = ("fl_round", "fl_training")
+LOOP_PIPELINES = ("fl_round", "fl_training")
+JOB_PIPELINES = ("fl_round_job", "fl_training_job")
+ROUND_PIPELINES = (*LOOP_PIPELINES, *JOB_PIPELINES)
+PIPELINES = (*ROUND_PIPELINES, "fl_comparison", "fl_deploy")
 RETURNED = "Output"  # what kfp calls a task's single unnamed return value
 
 _GROUP = re.compile(r"comp-(for-loop|condition|condition-branches)-[0-9-]+")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fededge.errors import InputError
-from fededge.settings import RoundSettings
+from fededge.settings import LocalTraining, RoundSettings
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,11 @@ def test_the_cohort_and_its_target(wanted: dict[str, float], size: int, target: 
         ({"clients": 10, "clients_per_round": 4, "min_clients": 5, "over_selection": 2}, "more than the target of 4"),
         ({"attackers": 1}, "attackers goes with aggregation=trimmed_mean, krum or multi_krum, not mean"),
         ({"attackers": 1, "aggregation": "median"}, "not median"),
-        ({"attackers": 4, "aggregation": "krum"}, "krum needs at least 11 clients against 4 attackers, there are 10"),
-        ({"attackers": 5, "aggregation": "trimmed_mean"}, "trimmed_mean needs at least 11 clients"),
+        (
+            {"clients": 10, "attackers": 4, "aggregation": "krum"},
+            "krum needs at least 11 clients against 4 attackers, there are 10",
+        ),
+        ({"clients": 10, "attackers": 5, "aggregation": "trimmed_mean"}, "trimmed_mean needs at least 11 clients"),
         ({"clients": 2000, "aggregation": "multi_krum"}, "at most 1000 clients"),
         ({"max_client_share": 0}, "max_client_share"),
         ({"clip_norm": -1}, "clip_norm"),
@@ -42,3 +45,31 @@ def test_the_cohort_and_its_target(wanted: dict[str, float], size: int, target: 
 def test_what_cannot_be_is_refused_before_the_round(wanted: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         RoundSettings.parse(**wanted)
+
+
+def test_each_round_has_its_learning_rate() -> None:
+    how = LocalTraining(client_learning_rate=0.4, learning_rate_decay=0.5, local_steps=7)
+    assert [how.in_round(number).client_learning_rate for number in (1, 2, 3)] == [0.4, 0.2, 0.1]
+    assert how.in_round(3).in_round(5) == how.in_round(3)
+    assert how.in_round(1).local_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("how", "examples", "steps"),
+    [
+        ({"local_epochs": 2, "batch_size": 10}, 25, 6),
+        ({"local_epochs": 2, "batch_size": 10}, 20, 4),
+        ({"local_epochs": 3, "batch_size": 100}, 1, 3),
+        ({"local_epochs": 3, "batch_size": 10, "local_steps": 11}, 25, 11),
+    ],
+)
+def test_steps_count_minibatches(how: dict[str, int], examples: int, steps: int) -> None:
+    assert LocalTraining(**how).steps(examples) == steps
+
+
+def test_how_many_clients_there_are_is_known_with_the_workload() -> None:
+    asked = RoundSettings.parse(clients_per_round=5)
+    assert asked.clients == 0
+    assert asked.of_population(7).cohort_size == 5
+    with pytest.raises(InputError, match="clients_per_round=5 is more than clients=4"):
+        asked.of_population(4)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fededge.core.partition import dirichlet_partition
+from fededge.core.partition import dirichlet_partition, proportional_partition
 
 reproducible = settings(derandomize=True, deadline=None)
 labels_of_examples = st.lists(st.integers(-3, 9), min_size=1, max_size=80).map(np.array)
@@ -90,3 +90,31 @@ def test_the_number_of_clients_must_be_possible(clients: int) -> None:
 def test_alpha_must_be_positive(alpha: float) -> None:
     with pytest.raises(ValueError, match="alpha must be positive"):
         dirichlet_partition(np.array([0, 1, 2]), 2, alpha, seed=0)
+
+
+@reproducible
+@given(labels_of_examples, labels_of_examples, alphas, seeds, st.data())
+def test_held_out_labels_are_shared_out_in_proportion(
+    train: np.ndarray, held_out: np.ndarray, alpha: float, seed: int, data: st.DataObject
+) -> None:
+    clients = data.draw(st.integers(1, len(train)))
+    shares = [train[part] for part in dirichlet_partition(train, clients, alpha, seed)]
+    parts = proportional_partition(held_out, shares)
+    assert len(parts) == clients
+    owned = np.concatenate(parts)
+    assert len(set(owned.tolist())) == len(owned)
+    assert set(owned.tolist()) == set(np.flatnonzero(np.isin(held_out, train)).tolist())
+    for part, share in zip(parts, shares, strict=True):
+        assert part.dtype == np.int64
+        assert (np.diff(part) > 0).all()
+        for label in np.unique(held_out):
+            exact = np.count_nonzero(share == label) * np.count_nonzero(held_out == label)
+            whole = max(1, np.count_nonzero(train == label))
+            assert abs(np.count_nonzero(held_out[part] == label) - exact / whole) < 1
+            assert exact or not np.count_nonzero(held_out[part] == label)
+
+
+def test_held_out_labels_by_hand() -> None:
+    held_out = np.array([0, 0, 0, 0, 1, 1, 2])
+    shares = [np.array([0, 0, 0, 1]), np.array([0]), np.array([1])]
+    assert [part.tolist() for part in proportional_partition(held_out, shares)] == [[0, 1, 2, 4], [3], [5]]

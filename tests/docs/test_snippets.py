@@ -47,9 +47,16 @@ def _imported(tree: ast.Module) -> dict[str, Any]:
         if isinstance(node, ast.Import):
             names.update({n.asname or n.name: importlib.import_module(n.name) for n in node.names if _ours(n.name)})
         elif isinstance(node, ast.ImportFrom) and node.module and _ours(node.module):
-            module = importlib.import_module(node.module)
-            names.update({name.asname or name.name: getattr(module, name.name) for name in node.names})
+            names.update({name.asname or name.name: _taken(node.module, name.name) for name in node.names})
     return names
+
+
+def _taken(module: str, name: str) -> Any:
+    """Return what `from module import name` does: an attribute, or a module in a package."""
+    try:
+        return getattr(importlib.import_module(module), name)
+    except AttributeError:
+        return importlib.import_module(f"{module}.{name}")
 
 
 def _ours(module: str) -> bool:

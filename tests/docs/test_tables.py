@@ -12,6 +12,7 @@ import yaml
 from fededge import errors
 from fededge.core.updates import ExclusionReason
 from fededge.errors import FedEdgeError
+from fededge.settings import FanOut
 from fededge.store import keys
 from tests.docs.pages import ROOT
 
@@ -38,6 +39,17 @@ def test_the_inputs_are_those_of_the_pipelines() -> None:
         shown = "" if cell == "empty" else cell.strip("`")
         default = definition["defaultValue"]
         assert shown == str(default).lower() if isinstance(default, bool) else type(default)(shown) == default, name
+        assert description == definition["description"]
+
+
+def test_the_inputs_of_the_fan_out_are_those_of_its_pipelines() -> None:
+    text = (ROOT / "pipelines" / "compiled" / "fl_round_job.yaml").read_text()
+    inputs = next(yaml.load_all(text, yaml.CSafeLoader))["root"]["inputDefinitions"]["parameters"]
+    rows = _rows(DOCS / "jobs.md", "## The pipelines")
+    assert [row[0].strip("`") for row in rows] == list(FanOut.model_fields)
+    for name, default, description in rows:
+        definition = inputs[name.strip("`")]
+        assert type(definition["defaultValue"])(default.strip("`")) == definition["defaultValue"]
         assert description == definition["description"]
 
 

@@ -1,3 +1,5 @@
-from tests.frameworks import ignore_without_tensorflow
+from pathlib import Path
 
-collect_ignore_glob = ignore_without_tensorflow()
+from tests.frameworks import ignore_without_frameworks
+
+collect_ignore = ignore_without_frameworks(Path(__file__).parent)

@@ -60,8 +60,9 @@ def settings(**changed: Any) -> RoundSettings:
 def opened(store: Store) -> Iterator[None]:
     """Have the steps open this store, and be nobody's but the run's that they are told."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("distribute_model", "running"):
+        for module in ("distribute_model", "running", "controls"):
             patch.setattr(f"fededge.steps.{module}.open_store", lambda url: store)
+        patch.setenv("FEDEDGE_CLIENT_STATE", store.url)  # clients' devices die at their writes, too
         patch.delenv(HOLDER, raising=False)
         yield
 

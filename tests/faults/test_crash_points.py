@@ -33,6 +33,7 @@ WAYS: tuple[Way, ...] = ("retry of the task", "the same run again", "another run
 TRAININGS = {
     "momentum": settings(server_momentum=0.9),
     "adam": settings(server_optimizer="adam", server_learning_rate=0.1),
+    "scaffold": settings(client_algorithm="scaffold", client_momentum=0),
     # Two of eight clients fail, four are refused.
     "faulty": settings(workload="tests.steps.tiny:faulty", clients=8, clients_per_pod=4),
 }
@@ -179,6 +180,14 @@ def test_invariant_05_kill_any_step_at_any_write_and_run_again(
 @pytest.mark.parametrize("phase", PHASES)
 def test_invariant_05_with_the_moments_of_adam(undisturbed: Undisturbeds, phase: Phase, tmp_path: Path) -> None:
     assert walk(undisturbed("adam"), 2, phase, "another run", tmp_path) > 20
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_invariant_05_with_the_control_variates_of_scaffold(
+    undisturbed: Undisturbeds, phase: Phase, tmp_path: Path
+) -> None:
+    """Those of clients, on their devices, are killed at their writes as well."""
+    assert walk(undisturbed("scaffold"), 2, phase, "another run", tmp_path) > 20
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -112,6 +112,7 @@ def started_engine(folder: Path) -> Iterator[str]:
         try:
             host = _host(folder)
             _await_answer(process, host, folder)
+            _docker(host, "container", "prune", "--force")  # what a build that was cut off has left
             yield host
         finally:
             _stop(process)

@@ -42,11 +42,13 @@ def test_split_is_bit_for_bit_tff(optimizer: ServerOptimizer, momentum: float, r
     )
     learner = small.learner()
     weights = learner.initial_weights(3)
-    state: Tensors | None = None
+    state: Tensors = {}
     start_tff_worker()
     tff = tensorflow_federated()
     reference = tff.learning.algorithms.build_weighted_fed_avg(
-        lambda: learner.tff_model(small.examples("a"), 0), client_optimizer(settings), server_optimizer(settings)
+        lambda: learner.tff_model(small.examples("a"), 0, settings),
+        client_optimizer(settings),
+        server_optimizer(settings),
     )
     names = sorted(weights)
     theirs = reference.set_model_weights(
@@ -228,3 +230,22 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"no model")
         with pytest.raises(InputError, match=name):
             small.learner().load_weights(tmp_path / name)
+
+
+def test_examples_from_files_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TFF refuses to send its worker more than 100 MiB; this shows the other way on examples that it would take."""
+    learner = small.learner()
+    weights = learner.initial_weights(1)
+    sent = learner.train("a", weights, small.examples("a"), HOW, small.seeds("a"))
+    monkeypatch.setattr("fededge.learners.keras_data.LARGE", 0)
+    read = learner.train("a", weights, small.examples("a"), HOW, small.seeds("a"))
+    assert bits(read.delta) == bits(sent.delta)
+
+
+def test_more_examples_than_tff_sends() -> None:
+    examples = Examples(np.ones((9000, 3000), np.float32), np.zeros(9000, np.int32))
+    tf = tensorflow()
+    learner = classifier(lambda: tf.keras.Sequential([tf.keras.Input((3000,)), tf.keras.layers.Dense(2)]))
+    how = LocalTraining(local_steps=1, batch_size=9000, client_momentum=0.0, client_learning_rate=0.001)
+    update = learner.train("a", learner.initial_weights(1), examples, how, small.seeds("a"))
+    assert update.num_examples == 9000

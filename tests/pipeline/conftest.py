@@ -73,9 +73,9 @@ def tensorflow(tmp_path_factory: pytest.TempPathFactory) -> tuple[Environment, d
 def default_and_adam(
     tmp_path_factory: pytest.TempPathFactory, tensorflow: tuple[Environment, dict[str, str]]
 ) -> tuple[Run, Run]:
-    """The default training of 5 rounds, and beside it one with Adam, 3 rounds and then 2 more by another command."""
+    """The default training of 5 rounds, and beside it one with Adam, 2 rounds and then one more by another command."""
     runs = (Run(tmp_path_factory.mktemp("default"), []), Run(tmp_path_factory.mktemp("adam"), []))
-    commands = ((("run", "--json"),), (("run", *ADAM, "--rounds", "3"), ("run", *ADAM, "--rounds", "2")))
+    commands = ((("run", "--json"),), (("run", *ADAM, "--rounds", "2"), ("run", *ADAM, "--rounds", "1")))
 
     def start(run: Run, sequence: tuple[tuple[str, ...], ...]) -> None:
         run.outcomes.extend(fededge(run.folder, *command) for command in sequence)

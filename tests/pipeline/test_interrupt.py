@@ -43,7 +43,7 @@ def test_an_ended_run_leaves_nothing_and_can_be_taken_up(
     assert run.returncode == code
     assert "Traceback" not in said
     assert ("interrupted: " in said) == (number == signal.SIGINT)
-    _await_no_process(tmp_path)
+    await_no_process(tmp_path)
     trainings = TrainingStore(store_in(tmp_path), "tiny")
     assert trainings.version().version == "v0"  # it had begun and had not finished
     done = fededge(tmp_path, "run", *tiny, "--rounds", "1")
@@ -63,7 +63,7 @@ def _await_first_delivery(folder: Path) -> None:
     raise AssertionError("no client delivered")
 
 
-def _await_no_process(folder: Path) -> None:
+def await_no_process(folder: Path) -> None:
     """Wait until no process has a file of the run open or in its arguments."""
     end = time.monotonic() + 10
     while left := _processes(folder):

@@ -14,8 +14,8 @@ def test_mnist_trains_from_the_data_folder(
 ) -> None:
     monkeypatch.setenv("FEDEDGE_DATA", str(data))
     result = fededge(
-        tmp_path, "run", "--workload", "mnist", "--clients", "40", "--clients-per-round", "2", "--clients-per-pod", "1",
-        "--local-epochs", "1", "--batch-size", "32", "--client-learning-rate", "0.02", "--rounds", "1", "--json",
+        tmp_path, "run", "--workload", "mnist", "--clients", "40", "--clients-per-round", "4", "--clients-per-pod", "2",
+        "--local-epochs", "1", "--rounds", "1", "--json",
     ).json  # fmt: skip
     assert result["version"] == "v1"
     assert result["metrics"]["accuracy"] > 0.2

@@ -64,16 +64,16 @@ def test_the_report_records_what_bits_depend_on(default: Run) -> None:
     assert runtime.machine
 
 
-@pytest.mark.parametrize("name", ["digits", "adam"])
+@pytest.mark.parametrize(("name", "rounds"), [("digits", 5), ("adam", 3)])
 def test_training_is_bit_for_bit_tff_in_one_process(
-    default: Run, adam: Run, tensorflow: tuple[Environment, dict[str, str]], tmp_path: Path, name: str
+    default: Run, adam: Run, tensorflow: tuple[Environment, dict[str, str]], tmp_path: Path, name: str, rounds: int
 ) -> None:
-    """Steps in processes of their own, files between them; Adam's also stopped after v3 and continued."""
+    """Steps in processes of their own, files between them; Adam's also stopped after v2 and continued."""
     run = {"digits": default, "adam": adam}[name]
     trainings = run.trainings(name)
     settings = trainings.version().settings
-    _reference(tensorflow, settings, tmp_path)
-    for number in range(1, 6):
+    _reference(tensorflow, settings, rounds, tmp_path)
+    for number in range(1, rounds + 1):
         ours = get_tensors(trainings.store, trainings.version(f"v{number}").model)
         theirs = safetensors.numpy.load_file(tmp_path / f"v{number}.safetensors")
         assert ours.keys() == theirs.keys()
@@ -82,8 +82,8 @@ def test_training_is_bit_for_bit_tff_in_one_process(
 
 
 def test_continued_training_has_the_rounds_of_one_that_never_stopped(adam: Run) -> None:
-    assert [outcome.json["version"] for outcome in adam.outcomes] == ["v3", "v5"]
-    assert [v.version for v in adam.trainings("adam").lineage("v5")] == ["v5", "v4", "v3", "v2", "v1", "v0"]
+    assert [outcome.json["version"] for outcome in adam.outcomes] == ["v2", "v3"]
+    assert [v.version for v in adam.trainings("adam").lineage("v3")] == ["v3", "v2", "v1", "v0"]
 
 
 def test_exported_model_loads_without_fededge(
@@ -114,9 +114,16 @@ def test_rollback_and_new(default: Run) -> None:
     assert default.trainings("digits").version().version == "v5"
 
 
-def _reference(tensorflow: tuple[Environment, dict[str, str]], settings: RoundSettings, out: Path) -> None:
+def _reference(tensorflow: tuple[Environment, dict[str, str]], settings: RoundSettings, rounds: int, out: Path) -> None:
     wanted, variables = tensorflow
-    command = [str(wanted.python), "-m", "tests.pipeline.tff_reference", settings.model_dump_json(), "5", str(out)]
+    command = [
+        str(wanted.python),
+        "-m",
+        "tests.pipeline.tff_reference",
+        settings.model_dump_json(),
+        str(rounds),
+        str(out),
+    ]
     path = os.pathsep.join([variables["PYTHONPATH"], str(ROOT)])
     done = subprocess.run(
         command, env={**os.environ, **variables, "PYTHONPATH": path}, capture_output=True, text=True, cwd=ROOT

@@ -29,7 +29,7 @@ def main(settings: RoundSettings, rounds: int, out: Path) -> None:
     initial = learner.initial_weights(derive_seed(settings.seed, Purpose.INIT))
     names = sorted(initial)
     process = tff.learning.algorithms.build_weighted_fed_avg(
-        lambda: learner.tff_model(data[population[0]], 0),
+        lambda: learner.tff_model(data[population[0]], 0, settings),
         client_optimizer_fn=client_optimizer(settings),
         server_optimizer_fn=server_optimizer(settings),
     )

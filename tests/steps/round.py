@@ -24,7 +24,8 @@ SETTINGS = RoundSettings(workload="tests.steps.tiny:workload", clients=4, client
 
 def distribute(store: Store, **changed: Any) -> Distribution:
     """Distribute with `SETTINGS`; `changed` are settings or the step's own arguments."""
-    own = {"base_version": "current", "initial_model": "", "max_batches": 0, "run": "a-test"}
+    own: dict[str, Any] = {"base_version": "current", "initial_model": "", "max_batches": 0}
+    own |= {"run": "a-test", "devices": "", "interval_s": 0}
     own.update({name: changed.pop(name) for name in list(changed) if name in own})
     settings = {**SETTINGS.model_dump(), **changed}
     return distribute_model(

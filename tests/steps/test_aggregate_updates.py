@@ -237,7 +237,7 @@ def test_an_update_that_names_no_tensors_is_excluded(store: Store, delta: str) -
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"\xff" * 100, b'{"format": 2}', b"[" * 10**5, b'{"format": ' + b"9" * 10**4]
+    "content", [b"", b"{}", b"\xff" * 100, b'{"format": 3}', b"[" * 10**5, b'{"format": ' + b"9" * 10**4]
 )
 def test_an_update_that_is_no_document_is_excluded(store: Store, content: bytes) -> None:
     distributed = a_round.distribute(store)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fededge.core.tensors import Tensors
+from fededge.core.tensors import Array, Tensors, signature
 from fededge.core.updates import ClientUpdate, ExclusionReason
 from fededge.errors import UpdateError
 from fededge.learners import ClientSeeds, Examples
@@ -33,22 +33,36 @@ class TinyLearner:
     def prepare(self) -> None:
         pass
 
+    def update_signature(self, weights: Tensors, how: LocalTraining) -> dict[str, str]:
+        return signature(weights)
+
     def train(
-        self, client: str, weights: Tensors, examples: Examples, how: LocalTraining, seeds: ClientSeeds
+        self,
+        client: str,
+        weights: Tensors,
+        examples: Examples,
+        how: LocalTraining,
+        seeds: ClientSeeds,
+        correction: Tensors | None = None,
     ) -> ClientUpdate:
         if not len(examples):
             raise UpdateError(ExclusionReason.NO_DATA, "the client has no examples")
+        correction = correction or {}
         w, b = weights["0000/w"].copy(), weights["0001/b"].copy()
         for _ in range(how.local_epochs):
             error = (examples.x @ w + b - examples.y).astype(np.float32)
-            w -= np.float32(how.client_learning_rate) * (examples.x.T @ error) / np.float32(len(examples))
-            b -= np.float32(how.client_learning_rate) * error.mean(dtype=np.float32)
+            rate = np.float32(how.client_learning_rate)
+            w -= rate * (examples.x.T @ error / np.float32(len(examples)) + correction.get("0000/w", 0))
+            b -= rate * (error.mean(dtype=np.float32) + correction.get("0001/b", 0))
         delta: Tensors = {"0000/w": w - weights["0000/w"], "0001/b": b - weights["0001/b"]}
         loss = float(np.square(error).mean())
         return ClientUpdate(client, delta, how.local_epochs * len(examples), {"loss": loss})
 
+    def predict(self, weights: Tensors, x: Array) -> Array:
+        return np.asarray(x @ weights["0000/w"] + weights["0001/b"])
+
     def evaluate(self, weights: Tensors, examples: Examples) -> Mapping[str, float]:
-        error = examples.x @ weights["0000/w"] + weights["0001/b"] - examples.y
+        error = self.predict(weights, examples.x) - examples.y
         return {"error": float(np.square(error).mean())}
 
     def export(self, weights: Tensors, path: Path) -> None:
@@ -64,7 +78,7 @@ class TinyWorkload:
     metric = "error"
 
     def population(self, clients: int) -> Sequence[str]:
-        return [f"p{7 * i}" for i in range(clients)]
+        return [f"p{7 * i}" for i in range(clients or 4)]
 
     def train_data(self, client: str, clients: int) -> Examples:
         index = self.population(clients).index(client)
@@ -81,7 +95,13 @@ class FaultyLearner(TinyLearner):
     """Some clients deliver what must not be used."""
 
     def train(
-        self, client: str, weights: Tensors, examples: Examples, how: LocalTraining, seeds: ClientSeeds
+        self,
+        client: str,
+        weights: Tensors,
+        examples: Examples,
+        how: LocalTraining,
+        seeds: ClientSeeds,
+        correction: Tensors | None = None,
     ) -> ClientUpdate:
         good = super().train(client, weights, examples, how, seeds)
         spoiled: dict[str, ClientUpdate] = {

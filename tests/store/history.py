@@ -120,7 +120,7 @@ class History:
                 Attempt(
                     training=trainings.name, version=version, round=base.round + 1, number=len(past) + 1,
                     base_version=base.version, base_model=base.model, base_server_state=base.server_state,
-                    settings=SETTINGS, batches={"b000": CLIENTS}, data_schema=base.data_schema,
+                    settings=SETTINGS, batches={"b000": CLIENTS}, update_signature={}, data_schema=base.data_schema,
                     code=digest_of(b"code"), runtime=RUNTIME,
                 )
             )  # fmt: skip

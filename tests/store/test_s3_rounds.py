@@ -12,13 +12,13 @@ from fededge.store import Store, open_store
 from fededge.store.folder import FolderStore
 from fededge.store.trainings import TrainingStore
 from tests.faults.rounds import assert_whole, essence
-from tests.frameworks import ignore_without_tensorflow
+from tests.frameworks import load_tensorflow
 from tests.steps import round as a_round
 from tests.store.line import Fault, Line, at_random, in_order
 from tests.store.owner import TROUBLES, Owner
 
 pytestmark = pytest.mark.s3
-ignore_without_tensorflow()  # loads it
+load_tensorflow()
 
 VERSIONS = ("v1", "v2")
 MIDWAY = 60  # requests

@@ -57,6 +57,7 @@ def settings(no_s3: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Let every library log all it can, and see that no signature is in it."""
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "urllib3")  # the client of Kubernetes sets a level of its own
     yield
     records = caplog.get_records("call")
     assert records

@@ -320,6 +320,7 @@ def _attempt(number: int = 1, version: str = "v1", seconds: int = 0) -> Attempt:
         base_server_state=None,
         settings=SETTINGS,
         batches={"0": ["a", "b c/ü"]},
+        update_signature={},
         data_schema={},
         code="",
         runtime=RUNTIME,

@@ -1,0 +1,1 @@
+"""What a training tells those who watch it: metrics for Prometheus, logs for machines."""

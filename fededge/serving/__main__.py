@@ -1,0 +1,5 @@
+"""`python -m fededge.serving`."""
+
+from fededge.serving.process import main
+
+main()

@@ -1,0 +1,90 @@
+"""Where a round's clients live, and who cannot take part for that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from fededge.core.updates import ExclusionReason
+from fededge.errors import InputError, QuorumError
+from fededge.monitoring import logs
+from fededge.records import Attempt, Excluded, Failed, Failure, OnDevice
+from fededge.settings import Placement
+from fededge.store.trainings import TrainingStore
+
+
+class Homes(NamedTuple):
+    """Where clients live.
+
+    Attributes:
+      of: the device of each client that lives on one.
+      unavailable: those of them that cannot train now, and why.
+    """
+
+    of: Mapping[str, OnDevice]
+    unavailable: Mapping[str, str]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The name of each client's device."""
+        return {client: home.device for client, home in self.of.items()}
+
+    def left_out(self, cohort: Sequence[str]) -> list[Excluded]:
+        """Say who of a cohort cannot train, in its order."""
+        return [
+            Excluded(client=client, reason=ExclusionReason.DEVICE_UNAVAILABLE, detail=self.unavailable[client])
+            for client in cohort
+            if client in self.unavailable
+        ]
+
+
+def find_homes(source: str, where: Placement, population: Sequence[str]) -> Homes:
+    """Look at the devices; a round without them asks no cluster, and imports nothing that would.
+
+    Raises:
+      InputError: no client lives on any of them, or they are described wrongly.
+    """
+    if not source:
+        return Homes({}, {})
+    from fededge.cluster.api import connect
+    from fededge.cluster.devices import find_devices, homes_of
+
+    known = homes_of(find_devices(source, partial(connect, say=logs.warn), say=logs.warn))
+    found = {client: known[client] for client in population if client in known}
+    if not found:
+        raise InputError(
+            f"no client of the workload lives on a device of {source}, on which live {len(known)} others: "
+            f"{population[0]} is one of the workload, and `fededge devices` lists the devices"
+        )
+    unavailable = {client: why for client, device in found.items() if (why := device.lacks(where))}
+    of = {client: OnDevice(device=d.name, node=d.node, claim=d.claim) for client, d in found.items()}
+    return Homes(of, unavailable)
+
+
+def placement_of(attempt: Attempt, batch: str, where: Placement) -> Placement:
+    """Say where a batch runs: with the claim of its device, where it has one."""
+    home = attempt.devices.get(batch)
+    return where.model_copy(update={"data_claim": home.claim}) if home and home.claim else where
+
+
+def report_left_out(trainings: TrainingStore, attempt: Attempt) -> None:
+    """Report whom the plan leaves out, and end a round that cannot have enough clients.
+
+    Raises:
+      QuorumError: fewer clients are in the plan than `min_clients`.
+    """
+    for one in attempt.left_out:
+        trainings.report_failure(attempt.ref, Failure(client=one.client, reason=one.reason, detail=one.detail))
+    planned, needed = len(attempt.cohort) - len(attempt.left_out), attempt.settings.min_clients
+    if attempt.left_out and planned < needed:
+        first = attempt.left_out[0]
+        reason = (
+            f"{planned} of {len(attempt.cohort)} clients can train, min_clients={needed}: {len(attempt.left_out)} "
+            f"{first.reason} ({first.client}: {first.detail})"
+        )
+        trainings.fail_attempt(attempt.ref, Failed(reason=reason))
+        raise QuorumError(
+            f"round {attempt.round} of {attempt.training} failed, {attempt.base_version} stays current: {reason}; "
+            "`fededge devices` lists them"
+        )
