@@ -61,12 +61,13 @@ def open_engine() -> Iterator[Engine]:
     Raises:
       SetupError: none answers.
     """
-    try:
-        client = docker.from_env(timeout=600)  # seconds; a layer of 2 GB is packed in the meantime
-        client.ping()
-    except DockerException as error:
-        raise SetupError("no Docker engine answers: start one, or set DOCKER_HOST") from error
-    with contextlib.closing(client):
+    with contextlib.ExitStack() as stack:
+        try:
+            # The time-out in seconds: a layer of 2 GB is packed in the meantime.
+            client = stack.enter_context(contextlib.closing(docker.from_env(timeout=600)))
+            client.ping()
+        except DockerException as error:
+            raise SetupError("no Docker engine answers: start one, or set DOCKER_HOST") from error
         yield Engine(client)
 
 
@@ -83,16 +84,17 @@ def _translated(image: str) -> Iterator[None]:
 
 
 def _follow(lines: Iterable[dict[str, Any]], to: Reference, watch: Watch) -> str:
-    digest = ""
+    digest = wrong = ""
     layers: dict[str, tuple[int, int]] = {}
-    for line in lines:
-        if wrong := line.get("error"):
-            raise RegistryError(f"{to} is not pushed: {_advice(' '.join(str(wrong).split()), to)}")
+    for line in lines:  # to the end, also after an error: that gives the connection back
+        wrong = wrong or " ".join(str(line.get("error") or "").split())
         digest = (line.get("aux") or {}).get("Digest") or digest
         progress = line.get("progressDetail") or {}
         if "current" in progress:
             layers[line["id"]] = progress["current"], max(progress.get("total", 0), progress["current"])
             watch(sum(sent for sent, _ in layers.values()), sum(size for _, size in layers.values()))
+    if wrong:
+        raise RegistryError(f"{to} is not pushed: {_advice(wrong, to)}")
     return digest
 
 
