@@ -620,8 +620,11 @@ def test_federated_statistics_are_those_of_the_data_and_the_trained_weights() ->
     trained = {name: weights[name] + delta[name] for name in delta if not name.startswith("statistics/")}
     z = (exact - exact.mean(axis=0)) / np.sqrt(exact.var(axis=0) + 1e-5) * trained["0.weight"] + trained["0.bias"]
     hidden = z @ trained["1.weight"].T + trained["1.bias"]
-    # The pass normalizes such numbers in float32, and by each batch's own statistics, of 233 or 234 examples.
-    np.testing.assert_allclose(delta["statistics/3/mean"], hidden.mean(axis=0), atol=0.01)
+    # The pass normalizes by each batch's own statistics, of 233 or 234 examples, and in float32, whose steps near 2,388
+    # are 0.0024 standard deviations: how the sum is ordered, which differs by processor, may cost a mean one of them.
+    step = np.spacing(np.float32(2388)) / 0.1
+    bound = step * np.abs(trained["0.weight"] * trained["1.weight"]).sum(axis=1)
+    np.testing.assert_array_less(np.abs(delta["statistics/3/mean"] - hidden.mean(axis=0)), bound)
     np.testing.assert_allclose(delta["statistics/3/variance"], hidden.var(axis=0), rtol=0.02)
 
 
