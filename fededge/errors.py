@@ -3,6 +3,7 @@
     FedEdgeError
     ├── InputError              what the user asked for cannot be done as asked
     │   └── WorkloadError       a workload is unknown, broken, or its data is
+    │       └── MissingDataError    its data are not here
     ├── SetupError              something that must be installed or configured is not
     ├── ClusterError            Kubernetes refuses, or does not answer; carries the HTTP status
     ├── RegistryError           a registry or Harbor refuses, or does not answer; carries the HTTP status
@@ -42,6 +43,10 @@ class InputError(FedEdgeError):
 
 
 class WorkloadError(InputError):
+    pass
+
+
+class MissingDataError(WorkloadError):
     pass
 
 

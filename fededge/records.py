@@ -389,7 +389,11 @@ class Aggregate(Record):
 
 
 class Evaluation(Record):
-    """The new model's metrics on the held-out test data."""
+    """The new model's metrics on the held-out test data.
+
+    Attributes:
+      untested: the clients whose part of those cannot be used, and why.
+    """
 
     noun: ClassVar[str] = "evaluation"
 
@@ -398,6 +402,7 @@ class Evaluation(Record):
     metrics: dict[str, float]
     num_examples: int
     data_schema: dict[str, str]
+    untested: dict[str, str] = {}
 
 
 class Version(Record):

@@ -221,13 +221,18 @@ class RoundSettings(LocalTraining, Server, Admission, Waiting):
             raise ValueError(unmet)
         return self
 
-    def of_population(self, clients: int) -> RoundSettings:
+    def of_population(self, clients: int, *, at_most: bool = False) -> RoundSettings:
         """Return the settings with the number of clients that the workload names.
 
+        Args:
+          clients: how many there are.
+          at_most: a round that wants more of them takes all, as where clients come and go.
+
         Raises:
-          InputError: they do not go with so many.
+          InputError: the settings do not go with so many.
         """
-        return RoundSettings.parse(**{**self.model_dump(), "clients": clients})
+        per_round = min(self.clients_per_round, clients) if at_most else self.clients_per_round
+        return RoundSettings.parse(**{**self.model_dump(), "clients": clients, "clients_per_round": per_round})
 
 
 # Settings that every round of a training shares: they define the data, the random streams and the server state.

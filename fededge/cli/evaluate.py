@@ -19,6 +19,7 @@ from fededge.cli.output import (
     console,
     existing,
     print_json,
+    say,
 )
 from fededge.errors import InputError
 from fededge.store import open_store
@@ -37,6 +38,7 @@ def evaluate(
     """Measure a version on each client's own held-out examples, in `FEDEDGE_DATA` or the workload itself.
 
     Clients are cold if no round up to that version counts an update of theirs: what the model is worth to a newcomer.
+    They are tested on all that they have, where the workload's time or targets allow it.
 
     For example:
 
@@ -45,6 +47,7 @@ def evaluate(
     """
     trainings = existing(open_store(store, hurried=True), training)
     manifest = trainings.version(version)
+    known = _taken_part(trainings, manifest.version)
     said = call_learner(
         image_of_training(trainings),
         packages or [],
@@ -52,9 +55,9 @@ def evaluate(
         [manifest.settings.workload, str(manifest.settings.clients), WEIGHTS],
         get_bytes(trainings.store, manifest.model),
         "the model could not be measured",
+        json.dumps(sorted(known)),
     )
     scores = json.loads(said.strip().splitlines()[-1])
-    known = _taken_part(trainings, manifest.version)
     clients = [{**score, "cold": score["client"] not in known} for score in scores["clients"]]
     clients = [score for score in clients if score["cold"] or not cold]
     if not clients:
@@ -67,6 +70,7 @@ def evaluate(
         "known": _summary([s for s in clients if not s["cold"]], manifest.metric),
         "cold": _summary([s for s in clients if s["cold"]], manifest.metric),
         "clients": clients,
+        "untested": scores["untested"],
     }
     if as_json:
         print_json(report)
@@ -97,6 +101,8 @@ def _show(report: dict[str, Any], metric: str) -> None:
         values = [f"{score['metrics'][name]:.4f}" for name in names]
         table.add_row(score["client"], "cold" if score["cold"] else "", str(score["examples"]), *values)
     console.print(table)
+    for client, why in report["untested"].items():
+        say(f"{client} is left out: {why}")
     for kind in ("known", "cold"):
         if found := report[kind]:
             mean, median = f"{found['mean']:.4f} in the mean", f"{found['median']:.4f} in the median"

@@ -24,7 +24,13 @@ def image_of_training(trainings: TrainingStore) -> str:
 
 
 def call_learner(
-    image: str, packages: Sequence[str], module: str, arguments: Sequence[str], weights: bytes, failed: str
+    image: str,
+    packages: Sequence[str],
+    module: str,
+    arguments: Sequence[str],
+    weights: bytes,
+    failed: str,
+    given: str = "",
 ) -> str:
     """Run `python -m module` with the model beside it, and return what it prints.
 
@@ -35,6 +41,7 @@ def call_learner(
       arguments: of it; `WEIGHTS` stands for the file with the weights.
       weights: the model, safetensors.
       failed: what could not be done, for the message.
+      given: to its standard input.
 
     Raises:
       FedEdgeError: the program failed; its last line says why.
@@ -44,12 +51,12 @@ def call_learner(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / WEIGHTS).write_bytes(weights)
-        given = [str(folder / WEIGHTS) if argument == WEIGHTS else argument for argument in arguments]
+        named = [str(folder / WEIGHTS) if argument == WEIGHTS else argument for argument in arguments]
         variables = wanted.variables(link_library(folder))
         if "FEDEDGE_DATA" in os.environ:
             variables["FEDEDGE_DATA"] = os.environ["FEDEDGE_DATA"]
-        command = [str(wanted.python), "-m", module, *given]
-        done = subprocess.run(command, env=variables, capture_output=True, text=True)  # noqa: S603
+        command = [str(wanted.python), "-m", module, *named]
+        done = subprocess.run(command, env=variables, input=given, capture_output=True, text=True)  # noqa: S603
     if done.returncode:
         raise _error(done.returncode, done.stderr, failed)
     return done.stdout

@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel
 
 from fededge.settings import Admission, LocalTraining, RoundSettings, Server, Waiting
-from fededge.workloads import BUILT_IN, Workload, import_path, load_workload, own_defaults
+from fededge.workloads import BUILT_IN, HasRealClients, Workload, import_path, load_workload, own_defaults
 
 _PANELS: dict[str, type[BaseModel]] = {
     "Clients of a round": Waiting,
@@ -57,7 +57,8 @@ def settings_of(context: typer.Context, chosen: Mapping[str, Any], *, here: bool
         suited.pop("clients_per_round", None)
     settings = RoundSettings.parse(**{**chosen, **suited})
     if workload and here:
-        settings.of_population(len(workload.population(settings.clients)))
+        population = workload.population(settings.clients)
+        settings.of_population(len(population), at_most=isinstance(workload, HasRealClients))
     return settings
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fededge.datasets.files import DataFile, Floats, data_file, data_folder, find, floats
-from fededge.errors import WorkloadError
+from fededge.errors import MissingDataError
 
 HOURS = 8760
 ELECTRICITY_FILE = "processed_data/{building}/electricity/2018.csv"
@@ -90,7 +90,7 @@ def building_files(folder: Path) -> dict[str, DataFile]:
     """Find the file of each building, in a folder or up to two folders inside it.
 
     Raises:
-      WorkloadError: there are none.
+      MissingDataError: there are none.
     """
     for depth in ("", "*/", "*/*/"):
         wanted = ELECTRICITY_FILE.format(building="*")
@@ -99,7 +99,7 @@ def building_files(folder: Path) -> dict[str, DataFile]:
         files = {path.parts[-3]: file for path in paths if (file := data_file(path, _DATA_SET))}
         if files:
             return dict(sorted(files.items()))
-    raise WorkloadError(
+    raise MissingDataError(
         f"no {ELECTRICITY_FILE.format(building='<building>')} in {folder} or a folder inside it: get them with "
         f"`fededge data fetch {_DATA_SET}`, or put the publisher's folder processed_data there"
     )

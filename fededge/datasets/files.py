@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fededge.errors import SetupError, WorkloadError
+from fededge.errors import MissingDataError, SetupError, WorkloadError
 
 Floats = npt.NDArray[np.float32]
 
@@ -165,13 +165,13 @@ def find(folder: Path, data_set: str, *names: str) -> DataFile:
       names: that it may have, the best first; plain or with .gz. One can have folders, as `weather/2018.csv`.
 
     Raises:
-      WorkloadError: there is none; the message says where it is looked for.
+      MissingDataError: there is none; the message says where it is looked for.
     """
     for wanted in [name + end for name in names for end in ("", ".gz")]:
         for path in (folder / wanted, *sorted(folder.glob(f"*/{wanted}"))):
             if file := data_file(path, data_set):
                 return file
-    raise WorkloadError(
+    raise MissingDataError(
         f"no {names[0]} or {names[0]}.gz in {folder} or a folder inside it: "
         f"get it with `fededge data fetch {data_set}`, or put the publisher's file there"
     )

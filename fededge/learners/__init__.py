@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,11 +13,11 @@ import numpy as np
 
 from fededge.core.tensors import Array, Tensors
 from fededge.core.updates import ClientUpdate, ExclusionReason
-from fededge.errors import UpdateError
+from fededge.errors import SetupError, UpdateError
 from fededge.records import Digest, Runtime
 from fededge.settings import LocalTraining
 
-__all__ = ["ClientSeeds", "Examples", "Learner", "require_usable"]
+__all__ = ["ClientSeeds", "Examples", "Learner", "needing", "require_usable"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,26 @@ def require_usable(examples: Examples) -> None:
                 ExclusionReason.BAD_DATA,
                 f"{bad} of {values.size} values of the {what} are NaN or infinite: mend or leave out those examples",
             )
+
+
+@contextlib.contextmanager
+def needing(library: str, image: str) -> Iterator[None]:
+    """Import a learner's library.
+
+    Args:
+      library: as people call it.
+      image: that has it, as in the folder `images/`.
+
+    Raises:
+      SetupError: it is not in this environment or image.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise SetupError(
+            f"this workload needs {library}, which is not here ({error}): it runs on the image fededge-{image}, as in "
+            f"a pipeline of `fededge pipelines export --library {image}`, or here by `--library {image}`"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fededge.learners import needing
+
 _MOST_BYTES = 2**30
 THREADS = 1  # TensorFlow gives other bits with 1, 2 and 4 threads; parallelism is across clients
 
@@ -22,7 +24,8 @@ def tensorflow() -> Any:
     )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    import tensorflow as tf
+    with needing("TensorFlow", "tensorflow"):
+        import tensorflow as tf
 
     return tf
 

@@ -10,13 +10,15 @@ import numpy as np
 
 from fededge.core.tensors import Array
 from fededge.errors import WorkloadError
+from fededge.learners import needing
 
 THREADS = 1  # a convolution's gradient has other bits with 2 threads; parallelism is across clients
 
 
 def pytorch() -> Any:
     """Import PyTorch, set up so that the same program gives the same bits. Both settings are the whole process's."""
-    import torch
+    with needing("PyTorch", "torch"):
+        import torch
 
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(THREADS)

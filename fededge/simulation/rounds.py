@@ -107,7 +107,7 @@ class _Crew:
         what, how = self.what, self.what.settings
         first = self._start(what.client)
         population = yield from self._do(first, "count_clients", workload=how.workload, clients=how.clients)
-        counted = how.of_population(population)
+        counted = how.of_population(population, at_most=True)  # if that is an error, the first step tells
         self._cohort = counted.cohort_size
         useful = self._cohort if what.own_batches else counted.batch_count
         self._clients = [first, *(self._start(what.client) for _ in range(1, min(what.workers, useful)))]

@@ -14,17 +14,24 @@ from fededge.core.placement import place_clients
 from fededge.core.robust import Rule
 from fededge.core.seeds import Purpose, derive_seed
 from fededge.core.tensors import Tensors, signature
-from fededge.errors import ConflictError, InputError, LeaseError, NotFoundError, RoundError, WorkloadError
+from fededge.errors import ConflictError, InputError, LeaseError, NotFoundError, RoundError
 from fededge.events import emit
 from fededge.learners import Learner
 from fededge.records import Attempt, AttemptRef, SittingRef, Training, Version
 from fededge.settings import TRAINING_WIDE, ClientAlgorithm, Placement, RoundSettings
-from fededge.steps.homes import Homes, find_homes, placement_of, report_left_out
+from fededge.steps.homes import (
+    Homes,
+    find_homes,
+    find_population,
+    look_at_devices,
+    placement_of,
+    report_left_out,
+)
 from fededge.steps.running import release, require_no_collection, run_name, running, tell_work
 from fededge.store import keys, open_store
 from fededge.store.blobs import get_bytes, get_tensors, put_tensors
 from fededge.store.trainings import TrainingStore
-from fededge.workloads import Workload, code_digest, learner_of, load_workload
+from fededge.workloads import HasRealClients, Workload, code_digest, learner_of, load_workload
 
 
 class Distribution(NamedTuple):
@@ -69,16 +76,17 @@ def distribute_model(
     with running("distribute", training):
         asked, where = RoundSettings.parse(**settings), Placement.parse(**placement)
         workload = load_workload(asked.workload)
-        population = _population(workload, asked)
-        how = asked.of_population(len(population))
+        living = look_at_devices(devices)
+        population = find_population(workload, asked.clients, living)
+        how = asked.of_population(len(population), at_most=isinstance(workload, HasRealClients))
         _check_batches(how.batch_count, max_batches)
-        homes = find_homes(devices, where, population)
+        homes = find_homes(devices, living, where, population)
         trainings = TrainingStore(open_store(store), training)
         token = _acquire(trainings, how, run_name() or f"run {run}")
         try:
             _begin(trainings, how, workload, initial_model)
             trainings.fence(token)
-            attempt = _open(trainings, how, population, base_version, homes, max_batches, interval_s)
+            attempt = _open(trainings, asked, how, population, base_version, homes, max_batches, interval_s)
             sitting = SittingRef(attempt=attempt.ref, token=token)
             trainings.begin_sitting(sitting)
             tell_work(trainings, attempt)
@@ -133,14 +141,6 @@ def _acquire(trainings: TrainingStore, how: RoundSettings, holder: str) -> int:
     return token
 
 
-def _population(workload: Workload, how: RoundSettings) -> Sequence[str]:
-    population = workload.population(how.clients)
-    if len(set(population)) != len(population):
-        twice = next(client for client in population if list(population).count(client) > 1)
-        raise WorkloadError(f"workload {how.workload} names the client {twice} twice: ids must be distinct")
-    return population
-
-
 def _begin(trainings: TrainingStore, how: RoundSettings, workload: Workload, initial_model: str) -> None:
     """Make sure that the training exists and is the one that is meant."""
     try:
@@ -160,6 +160,8 @@ def _begin(trainings: TrainingStore, how: RoundSettings, workload: Workload, ini
             "name or `fededge run --new`"
         )
     for name in TRAINING_WIDE:
+        if name == "clients" and isinstance(workload, HasRealClients):
+            continue
         theirs, ours = getattr(existing.settings, name), getattr(how, name)
         if theirs != ours:
             raise InputError(
@@ -224,6 +226,7 @@ def _suffix(data: bytes) -> str:
 
 def _open(
     trainings: TrainingStore,
+    asked: RoundSettings,
     how: RoundSettings,
     population: Sequence[str],
     base_version: str,
@@ -243,7 +246,11 @@ def _open(
     past = trainings.attempts(version)
     ours = _plan(trainings, base, version, len(past) + 1, how, population, homes)
     if past and not trainings.failed(past[-1]):
-        return _resume(trainings.attempt(past[-1]), ours)
+        theirs = trainings.attempt(past[-1])
+        if not asked.clients:  # some may have come or gone since
+            as_then = asked.of_population(theirs.settings.clients, at_most=True)
+            ours = ours.model_copy(update={"settings": as_then})
+        return _resume(theirs, ours)
     if len(past) >= how.max_attempts:
         raise RoundError(_given_up(trainings, base.round + 1, past))
     _check_batches(len(ours.batches), max_batches)  # devices make more of them

@@ -36,6 +36,9 @@ def evaluate_model(store: str, attempt: str, model: str, curve_path: str) -> dic
         if measured.model != model:
             raise RoundError(f"attempt {plan.ref} has measured {measured.model}, not {model}; run the round again")
         value = measured.metrics[measured.metric]
+        for client, why in measured.untested.items():
+            detail = f"{client} is left out of the test: {why}"
+            emit("progress", "evaluate", training=plan.training, round=plan.round, client=client, detail=detail)
         emit("evaluated", "evaluate", training=plan.training, round=plan.round, metric=measured.metric, value=value)
         if not curve_path:
             return measured.metrics
@@ -61,6 +64,7 @@ def _measure(work: Work, model: str) -> Evaluation:
         metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         num_examples=measured.examples,
         data_schema=measured.schema,
+        untested=dict(measured.untested),
     )
 
 

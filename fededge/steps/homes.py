@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fededge.core.updates import ExclusionReason
-from fededge.errors import InputError, QuorumError
+from fededge.errors import InputError, MissingDataError, QuorumError, WorkloadError
 from fededge.monitoring import logs
 from fededge.records import Attempt, Excluded, Failed, Failure, OnDevice
 from fededge.settings import Placement
 from fededge.store.trainings import TrainingStore
+from fededge.workloads import HasRealClients, Workload
+
+if TYPE_CHECKING:
+    from fededge.cluster.devices import Device
 
 
 class Homes(NamedTuple):
@@ -39,22 +44,69 @@ class Homes(NamedTuple):
         ]
 
 
-def find_homes(source: str, where: Placement, population: Sequence[str]) -> Homes:
-    """Look at the devices; a round without them asks no cluster, and imports nothing that would.
+def look_at_devices(source: str) -> Mapping[str, Device]:
+    """Find the device of each client that lives on one, of this workload or another.
+
+    A round without devices asks no cluster, and imports nothing that would.
+
+    Args:
+      source: as in `find_devices`; empty for no devices.
 
     Raises:
-      InputError: no client lives on any of them, or they are described wrongly.
+      InputError: they are described wrongly.
     """
     if not source:
-        return Homes({}, {})
+        return {}
     from fededge.cluster.api import connect
     from fededge.cluster.devices import find_devices, homes_of
 
-    known = homes_of(find_devices(source, partial(connect, say=logs.warn), say=logs.warn))
-    found = {client: known[client] for client in population if client in known}
+    return homes_of(find_devices(source, partial(connect, say=logs.warn), say=logs.warn))
+
+
+def find_population(workload: Workload, clients: int, living: Mapping[str, Device]) -> Sequence[str]:
+    """Name all clients: those in the data here, and those whose data are on their devices alone.
+
+    Args:
+      workload: whose clients they are.
+      clients: how many there should be; 0 for any number.
+      living: clients on devices.
+
+    Raises:
+      WorkloadError: there are none, or not so many, or two of the same name.
+    """
+    if not (living and isinstance(workload, HasRealClients)):
+        return _distinct(workload.population(clients))
+    here: Sequence[str] = []
+    with contextlib.suppress(MissingDataError):
+        here = _distinct(workload.population(0))
+    away = [client for client in living if client not in here and workload.is_client(client)]
+    population = [*here, *away]
+    if not population:
+        raise WorkloadError("there is no client of the workload, neither in the data here nor on the devices")
+    if clients not in (0, len(population)):
+        raise WorkloadError(f"clients={clients}, and there are {len(population)}: leave it at 0 to take them all")
+    return population
+
+
+def _distinct(population: Sequence[str]) -> Sequence[str]:
+    if len(set(population)) != len(population):
+        twice = next(client for client in population if list(population).count(client) > 1)
+        raise WorkloadError(f"the workload names the client {twice} twice: ids must be distinct")
+    return population
+
+
+def find_homes(source: str, living: Mapping[str, Device], where: Placement, population: Sequence[str]) -> Homes:
+    """Say where the clients of a population live, and which of the devices have room.
+
+    Raises:
+      InputError: there are devices, and no client lives on any.
+    """
+    if not source:
+        return Homes({}, {})
+    found = {client: living[client] for client in population if client in living}
     if not found:
         raise InputError(
-            f"no client of the workload lives on a device of {source}, on which live {len(known)} others: "
+            f"no client of the workload lives on a device of {source}, on which live {len(living)} others: "
             f"{population[0]} is one of the workload, and `fededge devices` lists the devices"
         )
     unavailable = {client: why for client, device in found.items() if (why := device.lacks(where))}

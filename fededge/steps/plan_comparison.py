@@ -20,7 +20,7 @@ from fededge.steps.running import in_a_line, running
 from fededge.store import open_store
 from fededge.store.comparisons import ComparisonStore
 from fededge.store.trainings import TrainingStore
-from fededge.workloads import Workload, code_digest, fine_tuning, load_workload
+from fededge.workloads import HasRealClients, Workload, code_digest, fine_tuning, load_workload
 from fededge.workloads.evaluation import higher_is_better
 
 
@@ -102,7 +102,8 @@ def _lineage(trainings: TrainingStore, version: str) -> list[Version]:
 def _plan(lineage: Sequence[Version], trainings: TrainingStore, asked: ComparisonSettings) -> Comparison:
     version, how = lineage[-1], lineage[-1].settings
     workload = load_workload(how.workload)
-    population = sorted(workload.population(how.clients), key=client_order)
+    asked_clients = 0 if isinstance(workload, HasRealClients) else how.clients  # real ones come and go
+    population = sorted(workload.population(asked_clients), key=client_order)
     if len(population) < 2:
         raise InputError(f"workload {how.workload} has {len(population)} client: a comparison needs 2 at least")
     if asked.arm_clients > len(population):

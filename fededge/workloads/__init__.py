@@ -14,8 +14,8 @@ from fededge.learners import Examples, Learner
 from fededge.records import Digest, digest_of
 
 __all__ = [
-    "BUILT_IN", "HasClientTests", "Workload", "code_digest", "data_folder", "fine_tuning", "image_of", "import_path",
-    "learner_of", "load_workload", "own_defaults",
+    "BUILT_IN", "HasClientTests", "HasColdTests", "HasRealClients", "HasReportedClients", "Workload", "code_digest",
+    "data_folder", "fine_tuning", "image_of", "import_path", "learner_of", "load_workload", "own_defaults",
 ]  # fmt: skip
 
 BUILT_IN = {
@@ -85,6 +85,49 @@ class HasClientTests(Protocol):
         Args:
           client: one of `test_clients(clients)`.
           clients: as in `population`.
+        """
+
+
+@runtime_checkable
+class HasReportedClients(HasClientTests, Protocol):
+    """A workload whose reported test is some clients' own.
+
+    Attributes:
+      metric: as in `Workload`.
+      mean_over_clients: whether the metric is the mean of each client's own; else it is that of all their examples.
+    """
+
+    metric: str
+    mean_over_clients: bool
+
+    def reported_clients(self) -> Sequence[str]:
+        """Name them, each one of `test_clients(0)`."""
+
+
+@runtime_checkable
+class HasRealClients(Protocol):
+    """A workload whose clients are data holders with names of their own.
+
+    They come and go, and with them their number, which decides nothing of what a client has. Their data may be nowhere
+    but on their devices.
+    """
+
+    def is_client(self, name: str) -> bool:
+        """Whether a name is that of a client who can train, wherever the data are."""
+
+
+@runtime_checkable
+class HasColdTests(HasClientTests, Protocol):
+    """A workload that can test a model on clients who never trained."""
+
+    def everyone(self) -> Sequence[str]:
+        """Name all clients in the data."""
+
+    def cold_test_data(self, client: str) -> Examples:
+        """Read what a client is tested on who never trained: also what it would otherwise have learned from.
+
+        Args:
+          client: one of `everyone()`.
         """
 
 

@@ -19,7 +19,7 @@ from fededge.datasets.buildings import HOURS
 from fededge.datasets.files import Floats, data_folder
 from fededge.learners import Examples
 from fededge.learners.torch import TorchLearner, pytorch
-from fededge.workloads.application import Application
+from fededge.workloads.application import Application, named, own
 
 AHEAD = 24  # hours
 TEST_BEGINS = int(0.8 * HOURS)  # the first hour that is to be told, 20 October 2018
@@ -29,15 +29,12 @@ _WEEK = 7 * 24
 _INPUTS = _LAGS + 1 + 24 + 7 + 1
 _MILD, _SWING = 10.0, 10.0  # °C, so that temperatures are about -1 to 2
 _HIDDEN = 32
+_MOST_MISSING = 0.1  # of the hours to learn from; the publisher put 0 where a reading was missing
 _LARGE = 0.2  # an error, as a share of the mean, from which on it counts in proportion and not squared
 
 
 def _members() -> Sequence[str]:
     return list(buildings.building_files(data_folder()))
-
-
-def _tested() -> Sequence[str]:
-    return [building for building in _members() if not _is_idle(_load(building))]
 
 
 def _read_train(building: str) -> Examples:
@@ -50,12 +47,15 @@ def _read_test(building: str) -> Examples:
 
 def _load(building: str) -> Floats:
     """Read a building's own file and no other's."""
-    return buildings.read_building(buildings.building_files(data_folder())[building])
+    return buildings.read_building(own(buildings.building_files(data_folder()), building))
 
 
 def _is_idle(load: Floats) -> bool:
-    """Whether there is nothing to divide by; a reading that is NaN is for the learner to refuse."""
-    return bool(_mean(load) <= 0)
+    """Whether there is nothing to divide by, or a mean that says nothing, as where a meter was put in late.
+
+    A reading that is NaN is for the learner to refuse.
+    """
+    return bool(_mean(load) <= 0 or np.mean(load[:TEST_BEGINS] == 0) > _MOST_MISSING)
 
 
 def _mean(load: Floats) -> float:
@@ -142,9 +142,10 @@ workload = Application(
     defaults=_DEFAULTS,
     rounds=80,
     fine_tuning=_FINE_TUNING,
+    is_client=named(r"UCam_Building_\w+"),
     members=_members,
     read_train=_read_train,
-    tested=_tested,
+    tested=_members,
     read_test=_read_test,
     learner=lambda: TorchLearner(_model, _loss, measure, input_shape=(_INPUTS,)),
 )

@@ -19,7 +19,7 @@ from fededge.datasets.files import Floats
 from fededge.learners import Examples
 from fededge.learners.normalized import NormalizedLearner
 from fededge.learners.torch import TorchLearner, pytorch
-from fededge.workloads.application import Application
+from fededge.workloads.application import Application, named, own
 
 LONGEST_LIFE = 125  # cycles; an engine with more left shows nothing of it yet
 WINDOW = 30  # cycles that the model sees
@@ -27,6 +27,9 @@ WINDOW = 30  # cycles that the model sees
 _AVERAGED = 5  # cycles, against the sensors' noise
 _HIDDEN = 32
 _NEW, _WORN = "engine-{}", "test-engine-{}"  # both files count from 1, and the engines are others
+
+
+_is_client = named(_NEW.format(r"\d+"))
 
 
 def _engines() -> dict[str, Floats]:
@@ -38,15 +41,20 @@ def _test_engines() -> dict[str, Floats]:
 
 
 def _read_train(engine: str) -> Examples:
-    cycles = _engines()[engine]
+    cycles = own(_engines(), engine)
     left = np.arange(len(cycles))[::-1]  # the last cycle is the one it failed in
     return Examples(_windows(cycles), _targets(left))
 
 
 def _read_test(engine: str) -> Examples:
     """Read an engine's latest window: what is known on the day that somebody asks."""
-    left = {_WORN.format(number): cycles for number, cycles in cmapss.read_rul().items()}[engine]
-    return Examples(_windows(_test_engines()[engine])[-1:], _targets(np.array([left])))
+    left = {_WORN.format(number): cycles for number, cycles in cmapss.read_rul().items()}
+    return Examples(_windows(own(_test_engines(), engine))[-1:], _targets(np.array([own(left, engine)])))
+
+
+def _read_cold(engine: str) -> Examples:
+    """Read all of an engine's life, of which it has told nobody; of the publisher's test, the one window."""
+    return _read_train(engine) if _is_client(engine) else _read_test(engine)
 
 
 def _windows(cycles: Floats) -> Array:
@@ -113,10 +121,12 @@ workload = Application(
     higher_is_better=False,
     defaults=_DEFAULTS,
     rounds=100,
+    is_client=_is_client,
     members=lambda: list(_engines()),
     read_train=_read_train,
     tested=lambda: list(_test_engines()),
     read_test=_read_test,
+    read_cold=_read_cold,
     learner=lambda: NormalizedLearner(
         TorchLearner(_model, _loss, measure, input_shape=(WINDOW, len(COLUMNS))), len(COLUMNS)
     ),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from fededge.core.tensors import Tensors
+from fededge.core.tensors import Array, Tensors
+from fededge.errors import FedEdgeError, WorkloadError
 from fededge.learners import Examples, Learner
-from fededge.workloads import HasClientTests, Workload
+from fededge.workloads import HasClientTests, HasReportedClients, Workload
 
 _BETTER_IF_HIGHER = re.compile(r"accuracy|f1|auc|precision|recall|r2")
 
@@ -35,27 +37,80 @@ class Measured(NamedTuple):
       metrics: of all examples, or the mean of the clients' own.
       examples: how many there are.
       schema: of one.
+      untested: the clients whose part of the test cannot be used, and why.
     """
 
     metrics: Mapping[str, float]
     examples: int
     schema: dict[str, str]
+    untested: Mapping[str, str] = {}
 
 
 def measure(workload: Workload, learner: Learner, weights: Tensors) -> Measured:
-    """Measure a model on the test that is reported."""
-    if isinstance(workload, HasClientTests) and getattr(workload, "mean_over_clients", False):
-        tests = [workload.client_test_data(client, 0) for client in official_clients(workload)]
-        scores = [learner.evaluate(weights, test) for test in tests]
-        return Measured(mean_of(scores), sum(map(len, tests)), tests[0].schema())
-    test = workload.test_data()
-    return Measured(learner.evaluate(weights, test), len(test), test.schema())
+    """Measure a model on the test that is reported.
+
+    Where it is made of clients' own, one whose part cannot be used does not end it for the others.
+
+    Raises:
+      WorkloadError: there is nothing to measure on.
+    """
+    if not isinstance(workload, HasReportedClients):
+        test = workload.test_data()
+        return Measured(learner.evaluate(weights, test), len(test), test.schema())
+    tests, untested = read_tests(lambda client: workload.client_test_data(client, 0), workload.reported_clients())
+    metrics = _metrics_of(workload, learner, weights, tests)
+    if not math.isfinite(metrics.get(workload.metric, 0)):
+        good = {client: test for client, test in tests.items() if not _is_bad(test.x)}
+        if 0 < len(good) < len(tests):
+            untested |= dict.fromkeys(tests.keys() - good, "its inputs have values that are NaN or infinite")
+            tests = good
+            metrics = _metrics_of(workload, learner, weights, tests)
+    examples = [*tests.values()]
+    return Measured(metrics, sum(map(len, examples)), examples[0].schema(), untested)
 
 
-def official_clients(workload: HasClientTests) -> Sequence[str]:
-    """Name the clients that make up the test that is reported."""
-    official = getattr(workload, "official", None)
-    return official() if official else workload.test_clients(0)
+def read_tests(read: Callable[[str], Examples], clients: Iterable[str]) -> tuple[dict[str, Examples], dict[str, str]]:
+    """Read clients' own tests.
+
+    Args:
+      read: reads one client's.
+      clients: whose.
+
+    Returns:
+      Those that can be used, and why the others cannot.
+
+    Raises:
+      WorkloadError: none can; its message is the first one's.
+    """
+    tests: dict[str, Examples] = {}
+    untested: dict[str, str] = {}
+    for client in clients:
+        try:
+            test = read(client)
+        except FedEdgeError as error:
+            untested[client] = str(error)
+            continue
+        if _is_bad(test.y):
+            untested[client] = "its targets have values that are NaN or infinite"
+        elif len(test):
+            tests[client] = test
+    if not tests:
+        why = next((f": {client}: {why}" for client, why in untested.items()), "")
+        raise WorkloadError(f"the data have no client to test on{why}; see `fededge data check`")
+    return tests, untested
+
+
+def _metrics_of(
+    workload: HasReportedClients, learner: Learner, weights: Tensors, tests: Mapping[str, Examples]
+) -> Mapping[str, float]:
+    if workload.mean_over_clients:
+        return mean_of([learner.evaluate(weights, test) for test in tests.values()])
+    x, y = (np.concatenate(parts) for parts in zip(*((test.x, test.y) for test in tests.values()), strict=True))
+    return learner.evaluate(weights, Examples(x, y))
+
+
+def _is_bad(values: Array) -> bool:
+    return not np.isfinite(values).all()
 
 
 def score_clients(learner: Learner, weights: Tensors, tests: Iterable[tuple[str, Examples]]) -> Iterator[ClientScore]:

@@ -19,7 +19,7 @@ from fededge.datasets.parkinsons import VOICE, Recordings
 from fededge.learners import Examples
 from fededge.learners.normalized import NormalizedLearner
 from fededge.learners.sklearn import SklearnLearner
-from fededge.workloads.application import Application
+from fededge.workloads.application import Application, named, own
 
 TYPICAL, SCALE = 20.0, 10.0  # points of motor UPDRS: a target of 0, and how many make a target of 1
 
@@ -57,13 +57,18 @@ def _tested() -> Sequence[str]:
 
 
 def _read_train(subject: str) -> Examples:
-    recordings = _subjects()[subject]
+    recordings = own(_subjects(), subject)
     return _examples(recordings, _split(recordings).train)
 
 
 def _read_test(subject: str) -> Examples:
-    recordings = _subjects()[subject]
+    recordings = own(_subjects(), subject)
     return _examples(recordings, _split(recordings).test)
+
+
+def _read_all(subject: str) -> Examples:
+    recordings = own(_subjects(), subject)
+    return _examples(recordings, np.arange(len(recordings.test_time)))
 
 
 def _examples(recordings: Recordings, which: npt.NDArray[np.int64]) -> Examples:
@@ -118,9 +123,11 @@ workload = Application(
     defaults=_DEFAULTS,
     rounds=20,
     fine_tuning=_FINE_TUNING,
+    is_client=named(r"subject-\d+"),
     members=lambda: list(_subjects()),
     read_train=_read_train,
     tested=_tested,
     read_test=_read_test,
+    read_cold=_read_all,
     learner=lambda: NormalizedLearner(SklearnLearner(_model, _INPUTS, None, _in_points), _INPUTS),
 )

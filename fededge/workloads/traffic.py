@@ -18,7 +18,7 @@ from fededge.datasets.files import Floats
 from fededge.datasets.los import STEPS_PER_DAY
 from fededge.learners import Examples
 from fededge.learners.keras import KerasLearner, tensorflow
-from fededge.workloads.application import Application
+from fededge.workloads.application import Application, named, own
 
 AHEAD = {"15": 3, "30": 6, "60": 12}  # steps of 5 minutes, by the minutes they make
 LAGS = 12  # readings up to now
@@ -42,12 +42,12 @@ def _tested() -> Sequence[str]:
 
 
 def _read_train(sensor: str) -> Examples:
-    mph = _sensors()[sensor]
+    mph = own(_sensors(), sensor)
     return _examples(mph, _train_times(len(mph)))
 
 
 def _read_test(sensor: str) -> Examples:
-    mph = _sensors()[sensor]
+    mph = own(_sensors(), sensor)
     return _examples(mph, _test_times(len(mph)))
 
 
@@ -126,6 +126,7 @@ workload = Application(
     defaults=_DEFAULTS,
     rounds=60,
     fine_tuning=_FINE_TUNING,
+    is_client=named(_CLIENT.format(r"\d+")),
     members=lambda: list(_sensors()),
     read_train=_read_train,
     tested=_tested,

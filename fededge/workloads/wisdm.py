@@ -18,10 +18,11 @@ from fededge.datasets.wisdm import ACTIVITIES, FEATURES, Recordings
 from fededge.learners import Examples
 from fededge.learners.normalized import NormalizedLearner
 from fededge.learners.sklearn import classifier
-from fededge.workloads.application import Application
+from fededge.workloads.application import Application, named, own
 
 UNSEEN = (1, 7, 14, 20, 27, 32)  # these users where the data have them, else every fifth
 
+_FIXED = [f"user-{number}" for number in UNSEEN]
 _HELD_OUT = 5  # one window in so many, of each activity of a user who trains
 _SMALLEST_PEAK = 1.0  # ms
 _SMALLEST_DEVIATION = 0.05  # m/s², below the noise of a phone that lies on a table
@@ -34,8 +35,11 @@ def _users() -> dict[str, Recordings]:
 
 def _unseen() -> list[str]:
     users = list(_users())
-    fixed = [user for number in UNSEEN if (user := f"user-{number}") in users]
-    return fixed or (users[::5] if len(users) > 1 else [])
+    return [user for user in _FIXED if user in users] or (users[::5] if len(users) > 1 else [])
+
+
+def _is_client(user: str) -> bool:
+    return named(r"user-\d+")(user) and user not in _FIXED
 
 
 def _members() -> Sequence[str]:
@@ -48,14 +52,19 @@ def _tested() -> Sequence[str]:
 
 
 def _read_train(user: str) -> Examples:
-    recordings = _users()[user]
+    """Read what a user learns from; on a device, where others are not seen, whoever the round has asked."""
+    recordings = own({name: found for name, found in _users().items() if name not in _FIXED}, user)
     return _examples(recordings, ~_held_out(recordings.y))
 
 
 def _read_test(user: str) -> Examples:
-    recordings = _users()[user]
-    everything = np.ones(len(recordings.y), bool)
-    return _examples(recordings, everything if user in _unseen() else _held_out(recordings.y))
+    recordings = own(_users(), user)
+    return _read_all(user) if user in _unseen() else _examples(recordings, _held_out(recordings.y))
+
+
+def _read_all(user: str) -> Examples:
+    recordings = own(_users(), user)
+    return _examples(recordings, np.ones(len(recordings.y), bool))
 
 
 def _held_out(activities: Array) -> npt.NDArray[np.bool_]:
@@ -115,10 +124,12 @@ workload = Application(
     defaults=_DEFAULTS,
     rounds=40,
     fine_tuning=_FINE_TUNING,
+    is_client=_is_client,
     members=_members,
     read_train=_read_train,
     tested=_tested,
     official=_unseen,
     read_test=_read_test,
+    read_cold=_read_all,
     learner=lambda: NormalizedLearner(classifier(_model, _INPUTS, range(len(ACTIVITIES))), _INPUTS),
 )

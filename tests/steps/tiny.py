@@ -12,11 +12,12 @@ import numpy as np
 
 from fededge.core.tensors import Array, Tensors, signature
 from fededge.core.updates import ClientUpdate, ExclusionReason
-from fededge.errors import UpdateError
+from fededge.errors import MissingDataError, UpdateError, WorkloadError
 from fededge.learners import ClientSeeds, Examples
 from fededge.records import Runtime
 from fededge.runtime import describe_runtime
 from fededge.settings import LocalTraining
+from fededge.workloads import data_folder
 
 TRUE_WEIGHTS = np.array([1.0, -2.0, 0.5], np.float32)
 Spoil = Callable[[Tensors], Tensors]
@@ -91,6 +92,27 @@ class TinyWorkload:
         return TinyLearner()
 
 
+class RealWorkload(TinyWorkload):
+    """Clients are those that have a file in the data folder: p0, p7, … as above."""
+
+    def population(self, clients: int) -> Sequence[str]:
+        here = sorted(path.name for path in data_folder().iterdir())
+        if not here:
+            raise MissingDataError("nobody is here")
+        if clients not in (0, len(here)):
+            raise WorkloadError(f"clients={clients}, and the data have {len(here)}")
+        return here
+
+    def is_client(self, name: str) -> bool:
+        return name.startswith("p")
+
+    def train_data(self, client: str, clients: int) -> Examples:
+        if not Path(data_folder(), client).exists():
+            raise WorkloadError(f"there is no client {client} in the data")
+        index = int(client[1:]) // 7
+        return _examples(index, 5 + index)
+
+
 class FaultyLearner(TinyLearner):
     """Some clients deliver what must not be used."""
 
@@ -132,3 +154,4 @@ def _examples(seed: int, count: int) -> Examples:
 
 workload = TinyWorkload()
 faulty = FaultyWorkload()
+real = RealWorkload()

@@ -144,7 +144,15 @@ def test_a_building_without_use_has_no_examples(estate: Estate) -> None:
     assert len(train) == 0
     assert train.schema() == workload.train_data(NAME.format(7), 0).schema()
     assert workload.population(0) == [NAME.format(7), NAME.format(8)]
-    assert workload.test_clients(0) == [NAME.format(7)]
+    assert len(workload.client_test_data(NAME.format(8), 0)) == 0
+
+
+@pytest.mark.parametrize(("begins", "examples"), [(700, 6840), (702, 0), (6900, 0)])
+def test_a_meter_that_was_put_in_late_has_no_mean_to_share(estate: Estate, begins: int, examples: int) -> None:
+    """The publisher put 0 where there is no reading; up to a tenth of those to learn from is borne."""
+    estate({7: np.where(begins > HOUR, 0.0, 5.0)})
+    assert len(workload.train_data(NAME.format(7), 0)) == examples
+    assert bool(len(workload.client_test_data(NAME.format(7), 0))) == bool(examples)
 
 
 def test_a_bad_reading_stays_one(estate: Estate) -> None:

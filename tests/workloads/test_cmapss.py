@@ -64,6 +64,23 @@ def test_ids_have_gaps_and_test_engines_are_others(fleet: Fleet) -> None:
         workload.client_test_data("engine-2", 0)
 
 
+def test_an_engine_that_never_trained_is_tested_on_all_its_life(fleet: Fleet) -> None:
+    fleet([(2, 3), (9, 40)], [(1, 4)])
+    assert workload.everyone() == ["engine-2", "engine-9", "test-engine-1"]
+    cold = workload.cold_test_data("engine-9")
+    assert len(cold) == 40
+    np.testing.assert_array_equal(cold.y, np.arange(40)[::-1])
+    assert len(workload.cold_test_data("test-engine-1")) == 1
+
+
+def test_without_the_publishers_test_the_others_are_tested(fleet: Fleet, tmp_path: Path) -> None:
+    fleet([(2, 3)], [(1, 4)])
+    (tmp_path / cmapss.TEST_FILE).unlink()
+    assert workload.everyone() == ["engine-2"]
+    with pytest.raises(WorkloadError, match=cmapss.TEST_FILE):
+        workload.test_data()
+
+
 def test_a_window_is_the_last_thirty_cycles_and_ends_with_its_own(fleet: Fleet) -> None:
     fleet([(3, 40)], [(1, 1)])
     train = workload.train_data("engine-3", 0)

@@ -93,8 +93,23 @@ def test_an_activity_of_few_windows_is_trained_on(people: People) -> None:
     people([(2, "Walking")] * 4 + [(1, "Walking")])
     assert len(workload.train_data("user-2", 0)) == 4
     assert workload.test_clients(0) == ["user-1"]
-    with pytest.raises(WorkloadError, match="no client user-2"):
-        workload.client_test_data("user-2", 0)
+    assert len(workload.client_test_data("user-2", 0)) == 0
+
+
+def test_on_a_device_whoever_the_round_asks_trains(people: People) -> None:
+    """Of two people alone one would be unseen; of the fixed ones nobody trains anywhere."""
+    people(windows_of(2, 4, 7))
+    assert len(workload.train_data("user-2", 23)) == len(workload.train_data("user-4", 23)) == 4
+    with pytest.raises(WorkloadError, match="no client user-7"):
+        workload.train_data("user-7", 23)
+    assert [user for user in ("user-2", "user-7", "user-", "subject-2") if workload.is_client(user)] == ["user-2"]
+
+
+def test_who_never_trained_is_tested_on_everything(people: People) -> None:
+    people(windows_of(1, 2))
+    assert workload.everyone() == ["user-2", "user-1"]
+    assert len(workload.client_test_data("user-2", 0)) == 1
+    assert [len(workload.cold_test_data(user)) for user in workload.everyone()] == [5, 5]
 
 
 def test_an_unseen_user_is_tested_on_everything(people: People) -> None:
