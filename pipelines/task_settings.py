@@ -16,6 +16,7 @@ from fededge.cluster.environment import (
     SECRETS,
     SETTINGS,
     UID,
+    in_tasks,
 )
 
 SHARED_CLAIM = "fededge-data"  # for what is on no device of its own: the test data, and trying things out
@@ -36,11 +37,13 @@ def prepare(task: dsl.PipelineTask, name: str, hours: int = 1) -> dsl.PipelineTa
     task.set_caching_options(False)  # a second tick of a recurring run would do nothing
     kubernetes.set_security_context(task, run_as_user=UID, run_as_non_root=True)
     kubernetes.set_timeout(task, hours * 3600)
+    # Without a request a node that is short of memory evicts it first. No limit: models differ, and these are few.
+    task.set_cpu_request("100m").set_memory_request("512Mi")
     kubernetes.add_pod_label(task, PART_OF, "fededge")  # what network policies select by
     kubernetes.add_pod_label(task, COMPONENT, name.replace(" ", "-"))
     kubernetes.use_field_path_as_env(task, RUN, RUN_ID)
-    kubernetes.use_config_map_as_env(task, CONFIG, {key: key for key in SETTINGS}, optional=True)
-    kubernetes.use_secret_as_env(task, SECRET, {key: key for key in SECRETS}, optional=True)
+    kubernetes.use_config_map_as_env(task, CONFIG, in_tasks(SETTINGS), optional=True)
+    kubernetes.use_secret_as_env(task, SECRET, in_tasks(SECRETS), optional=True)
     kubernetes.use_secret_as_volume(task, AUTHORITIES, mount_path=AUTHORITIES_PATH, optional=True)
     return task
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 CONFIG, SECRET, AUTHORITIES = "fededge", "fededge", "fededge-ca"  # a ConfigMap and two Secrets, each may be missing
@@ -37,6 +38,15 @@ CONFINED: dict[str, Any] = {
     "readOnlyRootFilesystem": True,
 }
 """The security context of a container, but for who it runs as."""
+
+
+def in_tasks(keys: Iterable[str]) -> dict[str, str]:
+    """Name the variable of each key in a pipeline's tasks.
+
+    Kubeflow's own launcher runs in a task's container and would take those of AWS for itself: its artifacts would go to
+    our server, with our credentials, or trust our authorities alone. `store/s3.py` reads these first.
+    """
+    return {key: f"FEDEDGE_{key.removeprefix('FEDEDGE_')}" for key in keys}
 
 
 def variables() -> list[dict[str, Any]]:

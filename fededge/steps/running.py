@@ -18,12 +18,13 @@ from fededge.events import emit
 from fededge.monitoring import logs
 from fededge.monitoring.send import send_metrics
 from fededge.records import Attempt, AttemptRef, Failed, SittingRef
-from fededge.signals import terminable
+from fededge.signals import TERMINATED, terminable
 from fededge.store import Store, keys, open_store
-from fededge.store.leases import HOLDER, Leases
+from fededge.store.leases import HOLDER, PAST, Leases
 from fededge.store.trainings import TrainingStore
 
 _LINE_LENGTH = 300
+_COMING_BACK = timedelta(minutes=2)  # for Argo, which looks again after 10 s, and a pod that has to start
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,9 @@ def _emit_failed(phase: str, training: str, error: Exception, told: str, exit_co
 
 
 @contextlib.contextmanager
-def working(phase: str, store: str, sitting: str, *, last: bool = False, ends_run: bool = True) -> Iterator[Work]:
+def working(
+    phase: str, store: str, sitting: str, *, last: bool = False, ends_run: bool = True, comes_back: bool = False
+) -> Iterator[Work]:
     """Do a step's work under the run's lease, which it renews; a step that fails or is the last one ends it.
 
     Args:
@@ -142,6 +145,7 @@ def working(phase: str, store: str, sitting: str, *, last: bool = False, ends_ru
       sitting: as `distribute_model` named the attempt.
       last: whether the run is over with this step.
       ends_run: whether it is over if this step fails; a pod of a Job may be killed and begin again.
+      comes_back: whether the step, where Kubernetes ends its pod, is started again; nobody is to come in between.
 
     Raises:
       RoundError: the attempt was given up; its late steps must not go on.
@@ -153,7 +157,9 @@ def working(phase: str, store: str, sitting: str, *, last: bool = False, ends_ru
         try:
             yield work
         except BaseException as error:
-            if ends_run:
+            if comes_back and isinstance(error, SystemExit) and error.code == TERMINATED:
+                release(work.trainings, work.token, work.store.now() + _COMING_BACK)
+            elif ends_run:
                 release(work.trainings, work.token)
                 if isinstance(error, Exception) and not isinstance(error, StoreUnavailableError):
                     send_metrics(work.trainings)
@@ -197,10 +203,10 @@ def open_work(store: str, sitting: str) -> Work:
     return work
 
 
-def release(trainings: TrainingStore, token: int) -> None:
-    """Let the next run begin at once. A lease that cannot be ended now ends by itself."""
+def release(trainings: TrainingStore, token: int, at: datetime = PAST) -> None:
+    """Let the next run begin, at once or at a time. A lease that cannot be ended now ends by itself."""
     with contextlib.suppress(FedEdgeError):
-        trainings.lease.release(token)
+        trainings.lease.release(token, at)
 
 
 def in_a_line(error: Exception) -> str:

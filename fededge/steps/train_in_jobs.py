@@ -48,7 +48,7 @@ def train_in_jobs(
       ClusterError: Kubernetes refuses, or is away for too long, or could start no pod.
       SetupError: this is no pod of a cluster.
     """
-    with working("train", store, attempt) as work, connect(say=partial(_say, work)) as cluster:
+    with working("train", store, attempt, comes_back=True) as work, connect(say=partial(_say, work)) as cluster:
         how, where = FanOut.parse(**fan_out), Placement.parse(**placement)
         shared = _round(work, cluster, store, attempt, how)
         launched = [*_launched(work, shared, where)]

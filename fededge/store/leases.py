@@ -16,7 +16,7 @@ from fededge.store import keys
 from fededge.store.port import Store, Tagged
 
 HOLDER = "FEDEDGE_HOLDER"  # names the run to others; on a cluster its id does
-_PAST = datetime.fromtimestamp(0, UTC)
+PAST = datetime.fromtimestamp(0, UTC)
 
 
 class Leases:
@@ -72,13 +72,13 @@ class Leases:
         """
         self._change(token, lambda lease: max(lease.expires_at, expires_at))
 
-    def release(self, token: int) -> None:
-        """End the lease now.
+    def release(self, token: int, at: datetime = PAST) -> None:
+        """End the lease, now or at a time before it would end.
 
         Raises:
           LeaseError: another run has taken over.
         """
-        self._change(token, lambda _: _PAST)
+        self._change(token, lambda lease: min(lease.expires_at, at))
 
     def revoke(self, token: int, by: str) -> int:
         """End a lease whose holder is dead, and make its token obsolete.
@@ -97,7 +97,7 @@ class Leases:
             value, lease = self._read()
             if lease is None or lease.token != token:
                 raise LeaseError(f"{lease.holder if lease else 'nobody'} has taken over {self._what} meanwhile")
-            if self._swap(value, Lease(token=token + 1, holder=by, expires_at=_PAST)):
+            if self._swap(value, Lease(token=token + 1, holder=by, expires_at=PAST)):
                 return token + 1
 
     def _change(self, token: int, expires_at: Callable[[Lease], datetime]) -> None:

@@ -156,7 +156,8 @@ class S3Store(Store):
         """Open `s3://bucket/prefix` with the variables that other S3 programs read; nothing is contacted yet.
 
         They are AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and where there is need
-        AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE (a PEM file: the only authorities that are trusted).
+        AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE (a PEM file: the only authorities that are trusted). The same
+        names behind FEDEDGE_ go before them.
 
         Args:
           url: of the store.
@@ -166,7 +167,7 @@ class S3Store(Store):
           SetupError: a variable is missing or wrong.
           InputError: the URL names no bucket, or one that cannot be.
         """
-        endpoint = _variable("AWS_ENDPOINT_URL").rstrip("/")
+        endpoint = _needed("AWS_ENDPOINT_URL").rstrip("/")
         context = _context(endpoint)
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         patient_way, hurried_way = (_way(endpoint, context, retries) for retries in (_PATIENT, _HURRIED))
@@ -392,8 +393,14 @@ def _code(response: BaseHTTPResponse) -> str | None:
         return None
 
 
-def _variable(name: str) -> str:
-    value = os.environ.get(name, "").strip()  # a Secret made from a file ends in a line feed
+def _setting(name: str) -> str:
+    """Read a variable of AWS, or what goes before it: in Kubeflow's tasks they have a name of our own."""
+    value = os.environ.get(f"FEDEDGE_{name}") or os.environ.get(name, "")
+    return value.strip()  # a Secret made from a file ends in a line feed
+
+
+def _needed(name: str) -> str:
+    value = _setting(name)
     if not value:
         raise SetupError(f"{name} is not set, and a store in S3 needs it: set it, {_CLUSTER}")
     return value
@@ -402,7 +409,7 @@ def _variable(name: str) -> str:
 def _context(endpoint: str) -> ssl.SSLContext | None:
     if not endpoint.startswith("https://"):
         return None
-    bundle = os.environ.get("AWS_CA_BUNDLE", "").strip() or certifi.where()
+    bundle = _setting("AWS_CA_BUNDLE") or certifi.where()
     try:
         return ssl.create_default_context(cafile=bundle)
     except OSError as error:
@@ -423,11 +430,11 @@ def _client(endpoint: str, http: urllib3.PoolManager) -> Minio:
     try:
         return Minio(
             match[2],
-            access_key=_variable("AWS_ACCESS_KEY_ID"),
-            secret_key=_variable("AWS_SECRET_ACCESS_KEY"),
-            session_token=os.environ.get("AWS_SESSION_TOKEN", "").strip() or None,
+            access_key=_needed("AWS_ACCESS_KEY_ID"),
+            secret_key=_needed("AWS_SECRET_ACCESS_KEY"),
+            session_token=_setting("AWS_SESSION_TOKEN") or None,
             secure=match[1] == "https",
-            region=os.environ.get("AWS_REGION", "").strip() or "us-east-1",
+            region=_setting("AWS_REGION") or "us-east-1",
             http_client=http,
         )
     except ValueError as error:

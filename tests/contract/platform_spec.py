@@ -129,6 +129,7 @@ def _component(run: _Run, component: Node, values: Values, inputs: Values) -> Va
     resources = {
         _QUANTITIES[name]: _PLACEHOLDER.sub(lambda match: values[match[1]], quantity)
         for name, quantity in container.get("resources", {}).items()
+        if name in _QUANTITIES  # kfp writes those that are fixed as numbers, too, for old backends
     }
     run.pods.append(Pod(function(container), values, claims, resources))
     return run.results(function(container), values)

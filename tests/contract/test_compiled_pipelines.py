@@ -131,6 +131,24 @@ def test_the_stores_settings_secret_and_authorities_may_be_missing(pipeline: Com
     assert compiled.store_settings(pipeline) == []
 
 
+def test_no_variable_of_a_task_is_taken_by_kubeflows_launcher(pipeline: Compiled) -> None:
+    """It runs in the same container, and would take those of AWS for its own artifact store."""
+    named = {
+        variable["envVar"]
+        for config in pipeline.configs.values()
+        for kind in ("configMapAsEnv", "secretAsEnv")
+        for source in config.get(kind, [])
+        for variable in source["keyToEnv"]
+    }
+    assert {"FEDEDGE_STORE", "FEDEDGE_AWS_ENDPOINT_URL", "FEDEDGE_AWS_SECRET_ACCESS_KEY"} <= named
+    assert all(name.startswith("FEDEDGE_") for name in named)
+
+
+def test_a_node_short_of_memory_does_not_evict_a_task_first(pipeline: Compiled) -> None:
+    for container in pipeline.executors.values():
+        assert {"resourceCpuRequest", "resourceMemoryRequest"} <= container["resources"].keys()
+
+
 def test_kubernetes_is_told_about_executors_that_exist(pipeline: Compiled) -> None:
     assert pipeline.configs.keys() == pipeline.executors.keys()
 

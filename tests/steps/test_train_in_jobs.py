@@ -18,6 +18,7 @@ import pytest
 
 from fededge.cluster import launcher as launching
 from fededge.core.updates import ExclusionReason as Why
+from fededge.errors import LeaseError
 from fededge.records import ClosedBecause, Closing
 from fededge.settings import FanOut, Placement
 from fededge.steps import aggregate_updates as aggregation
@@ -214,6 +215,25 @@ def test_a_launcher_that_was_killed_is_run_again_and_finds_its_job(
     assert api_server.named("jobs") == [before]
     assert created(api_server) == 3
     assert len(closed(distributed).accepted) == 3
+
+
+def test_no_other_run_comes_between_a_launcher_that_is_ended_and_the_next(
+    store: Store, api_server: ApiServer, closed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    distributed = distribute(store, 2)
+    with Kubelet(api_server, lambda _, tried: k.RUN if tried else k.HANG):
+        _terminated(api_server, store, distributed)
+        capsys.readouterr()
+        with a_round.refused(capsys, LeaseError.exit_code, "run a-test"):
+            distribute(store, 2, run="another")
+        held = a_round.trainings(store).lease.active()
+        assert held is not None
+        assert 60 < (held.expires_at - store.now()).total_seconds() <= 120  # for a launcher that does not come back
+        for name in api_server.named("pods"):
+            if name != "launcher":
+                api_server.patch_status("pods", name, k.disrupted("TerminationByKubelet", "moved").status or {})
+        train(store, distributed)
+    assert len(closed(distributed).accepted) == 2
 
 
 def test_another_run_takes_the_place_of_a_job_whose_run_has_lost_the_training(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import socket
 import socketserver
@@ -87,6 +88,19 @@ def _clear_line(error: FedEdgeError) -> str:
 def _nothing_secret(text: str) -> None:
     assert SECRET not in text
     assert not re.search(r"Signature[=:]", text)
+
+
+@pytest.mark.s3
+def test_names_of_our_own_go_before_those_of_aws(s3_tls: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the tasks of a pipeline, where those of AWS are for others."""
+    for name in ("ENDPOINT_URL", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "CA_BUNDLE"):
+        monkeypatch.setenv(f"FEDEDGE_AWS_{name}", os.environ[f"AWS_{name}"])
+        monkeypatch.setenv(f"AWS_{name}", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_REGION", "elsewhere-1")
+    monkeypatch.setenv("FEDEDGE_AWS_REGION", "us-east-1")
+    store = open_store(s3_tls)
+    store.create("a/key", b"1")
+    assert store.get("a/key").data == b"1"
 
 
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
