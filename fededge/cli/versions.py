@@ -166,7 +166,7 @@ def export(
     else:
         arguments = [manifest.settings.workload, WEIGHTS, str(path)]
         call_learner(
-            image, packages or [], "fededge.learners.export", arguments, weights, "the model could not be written"
+            image, packages or [], "fededge.workloads.export", arguments, weights, "the model could not be written"
         )
     console.print(f"{training} {manifest.version} is in {path}", soft_wrap=True)
 
