@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,6 @@ from fededge.runtime import describe_runtime
 from fededge.settings import LocalTraining
 
 TRUE_WEIGHTS = np.array([1.0, -2.0, 0.5], np.float32)
-Spoil = Callable[[Tensors], Tensors]
 
 
 class TinyLearner:
