@@ -289,6 +289,11 @@ class Update(Record):
     reused_from: int | None = None
     runtime: Runtime
 
+    @property
+    def attempt_ref(self) -> AttemptRef:
+        """The attempt that it says it is for."""
+        return AttemptRef(training=self.training, version=self.version, number=self.attempt)
+
 
 class Repeat(Record):
     """A client delivered again, and other bytes: told, and never used."""
@@ -432,6 +437,11 @@ class Version(Record):
     runtime: Runtime
     variants: list[Digest] = []
     created_at: datetime = Field(default_factory=now)
+
+    @property
+    def attempt_ref(self) -> AttemptRef:
+        """The attempt that made it; version 0 has none, and so nothing is there."""
+        return AttemptRef(training=self.training, version=self.version, number=self.attempt)
 
 
 class Rollback(BaseModel):

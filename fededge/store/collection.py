@@ -234,10 +234,9 @@ def _named(*digests: Digest | None) -> list[Digest]:
 
 
 def _of_version(trainings: TrainingStore, version: Version, forgotten: Mapping[str, Forgotten]) -> list[Digest]:
-    ref = AttemptRef(training=version.training, version=version.version, number=version.attempt)
     return [
         *_named(version.model, version.server_state, *version.variants),
-        *_of_accepted(trainings, ref, version.accepted, forgotten),
+        *_of_accepted(trainings, version.attempt_ref, version.accepted, forgotten),
     ]
 
 

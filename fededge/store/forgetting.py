@@ -109,7 +109,7 @@ def require_no_open_round(trainings: TrainingStore) -> None:
 def forgotten_in(trainings: TrainingStore, version: Version) -> list[str]:
     """Name the clients of a version's round whose updates were deleted on their request."""
     forgotten = trainings.forgotten()
-    ref = AttemptRef(training=version.training, version=version.version, number=version.attempt)
+    ref = version.attempt_ref
     counted = [accepted.client for accepted in version.accepted if is_gone(trainings, ref, accepted, forgotten)]
     heard_of = [excluded for excluded in version.excluded if excluded.reason is not ExclusionReason.NO_UPDATE]
     left_out = [excluded.client for excluded in heard_of if excluded.client in forgotten]

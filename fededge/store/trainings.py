@@ -205,8 +205,7 @@ class TrainingStore:
         except ExistsError:
             value = self.store.get(key)
             kept = Version.load(value.data, key)
-            ref = AttemptRef(training=kept.training, version=kept.version, number=kept.attempt)
-            if is_current or kept.attempt == manifest.attempt or not self.failed(ref):
+            if is_current or kept.attempt == manifest.attempt or not self.failed(kept.attempt_ref):
                 return kept
             self.store.replace(key, manifest.dump(), value.tag)
         return manifest

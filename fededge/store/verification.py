@@ -360,7 +360,7 @@ class _Verification:
 
     def _check_documents(self, manifest: Version) -> None:
         """Check the documents that the manifest names, but for those of its attempt."""
-        folder = keys.attempt_folder(_ref(manifest))
+        folder = keys.attempt_folder(manifest.attempt_ref)
         for key, digest in manifest.documents.items():
             if key.startswith(folder) or key in self._report.findings:
                 continue
@@ -381,7 +381,7 @@ class _Verification:
         self, version: str, manifest: Version | None, attempts: dict[AttemptRef, dict[str, keys.Place]]
     ) -> None:
         if manifest and manifest.parent:
-            attempts.setdefault(_ref(manifest), {})
+            attempts.setdefault(manifest.attempt_ref, {})
         last = max((ref.number for ref in attempts), default=0)
         for ref, listed in sorted(attempts.items(), key=lambda attempt: attempt[0].number):
             its = manifest if manifest and manifest.attempt == ref.number else None
@@ -504,10 +504,9 @@ class _Verification:
         if update is None:
             return
         self._report.updates += 1
-        ref = AttemptRef(training=update.training, version=update.version, number=update.attempt)
-        if (ref, update.client) != (work.ref, client):
+        if (update.attempt_ref, update.client) != (work.ref, client):
             if not left_out or left_out.reason is not ExclusionReason.WRONG_BASE:
-                self._report.note(key, f"is the update of {update.client} in {ref}", work.label)
+                self._report.note(key, f"is the update of {update.client} in {update.attempt_ref}", work.label)
         elif work.is_open:
             self._reader.blob(update.delta, work.label, self._longest())
 
@@ -535,10 +534,6 @@ def _same(failure: Failure, excluded: Excluded | None) -> bool:
 def _order(version: str) -> tuple[int, int]:
     """Put parents before children."""
     return keys.version_round(version), keys.version_branch(version)
-
-
-def _ref(manifest: Version) -> AttemptRef:
-    return AttemptRef(training=manifest.training, version=manifest.version, number=manifest.attempt)
 
 
 def _attempts(listed: Iterable[str]) -> dict[AttemptRef, dict[str, keys.Place]]:
