@@ -471,6 +471,12 @@ class Pointer(Record):
     branch: int = 0
     rollbacks: list[Rollback] = []
 
+    @property
+    def known_versions(self) -> list[str]:
+        """Those that are or were current, as far as it tells: its own, and both ends of each rollback."""
+        ends = (version for rollback in self.rollbacks for version in (rollback.left, rollback.to))
+        return list(dict.fromkeys([self.version, *ends]))
+
 
 class Forgotten(Record):
     """A client's updates were deleted on its request; manifests still name them.

@@ -225,8 +225,7 @@ def _named_by_pointer(trainings: TrainingStore) -> set[str]:
         pointer = trainings.head().pointer
     except NotFoundError:
         return set()
-    versions = {pointer.version, *(v for rollback in pointer.rollbacks for v in (rollback.left, rollback.to))}
-    return {keys.version(trainings.name, version) for version in versions}
+    return {keys.version(trainings.name, version) for version in pointer.known_versions}
 
 
 def _named(*digests: Digest | None) -> list[Digest]:

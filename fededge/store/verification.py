@@ -312,7 +312,7 @@ class _Verification:
         pointer = self._pointer
         if pointer is None:
             return
-        for version in (pointer.version, *(v for rollback in pointer.rollbacks for v in (rollback.left, rollback.to))):
+        for version in pointer.known_versions:
             if version not in self._manifests:
                 self._report.note(keys.version(self._name, version), "is missing", version)
         digest = self._manifests.get(pointer.version)
