@@ -240,6 +240,22 @@ class TrainingStore:
         numbers = sorted(int(parts[4]) for parts in found if parts[5:] == ["attempt.json"])
         return [AttemptRef(training=self.name, version=version, number=number) for number in numbers]
 
+    def next_version(self) -> str | None:
+        """Name the only version that a round can still make; None before the training has begun.
+
+        Rounds that a rollback went back over are never gone on with: its branch is in the names of all later versions.
+        """
+        try:
+            return keys.next_version(self.head().pointer)
+        except NotFoundError:
+            return None
+
+    def unfinished(self) -> AttemptRef | None:
+        """Find the attempt that the next run goes on with; None if it opens one."""
+        version = self.next_version()
+        past = self.attempts(version) if version else []
+        return past[-1] if past and not self.failed(past[-1]) else None
+
     def open_attempt(self, attempt: Attempt) -> Attempt:
         """Record an attempt; if another run opened the same one first, return that one's."""
         return self._create_or_keep(keys.attempt(attempt.ref), attempt)
