@@ -36,7 +36,7 @@ from fededge.store import Store, keys, open_store
 from fededge.store.blobs import get_bytes
 from fededge.store.collection import MIN_AGE, Garbage, collect_garbage, find_garbage
 from fededge.store.forgetting import Deleted, forget, forgotten_in
-from fededge.store.trainings import TrainingStore, training_folders, training_names
+from fededge.store.trainings import TrainingStore, begun_trainings, training_folders
 from fededge.store.verification import Finding, Report
 from fededge.store.verification import verify as verify_training
 
@@ -363,17 +363,8 @@ def _rollbacks(pointer: Pointer) -> list[str]:
     return [f"rolled back from {r.left} to {r.to}, {_local(r.at)}" for r in pointer.rollbacks]
 
 
-def _has_begun(store: Store, training: str) -> bool:
-    """Whether a training has a current version; one whose start was cut short has none."""
-    try:
-        TrainingStore(store, training).head()
-    except NotFoundError:
-        return False
-    return True
-
-
 def _list_trainings(store: Store, as_json: bool) -> None:
-    begun = [TrainingStore(store, name) for name in training_names(store) if _has_begun(store, name)]
+    begun = [TrainingStore(store, name) for name in begun_trainings(store)]
     rows = [(trainings.name, trainings.version(), trainings.head().pointer) for trainings in begun]
     if as_json:
         print_json([{"training": n, "version": v.version, "metrics": v.metrics, **_moves(p)} for n, v, p in rows])

@@ -100,8 +100,8 @@ def require_no_open_round(trainings: TrainingStore) -> None:
     if unfinished and not trainings.aggregate(unfinished):
         name, number = trainings.name, keys.version_round(unfinished.version)
         raise InputError(
-            f"round {number} of {name} is open and may need the client's update: finish "
-            f"it with `fededge run {name}`, or give it up with `fededge rounds abandon {name}`"
+            f"round {number} of {name} is open and may need the client's update: finish it "
+            f"with `fededge run {name}`, or give it up with `fededge rounds abandon {name}`"
         )
 
 

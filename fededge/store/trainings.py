@@ -42,6 +42,12 @@ def training_names(store: Store) -> list[str]:
     return sorted({parts[1] for parts in found if parts[2:] == ["training.json"]})
 
 
+def begun_trainings(store: Store) -> list[str]:
+    """List the trainings that have a current version, by name; one whose start was cut short has none."""
+    named = ((key, keys.training_of(key)) for key in store.keys(keys.TRAININGS))
+    return sorted(name for key, name in named if name and key == keys.pointer(name))
+
+
 def training_folders(store: Store) -> list[str]:
     """List the trainings of a store with those whose start was cut short, by name."""
     return sorted({name for key in store.keys(keys.TRAININGS) if (name := keys.training_of(key))})
