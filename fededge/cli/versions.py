@@ -34,10 +34,10 @@ from fededge.kubeflow.holder import end_dead
 from fededge.records import Pointer, Version
 from fededge.store import Store, keys, open_store
 from fededge.store.blobs import get_bytes
+from fededge.store.checked_reads import Finding, Report
 from fededge.store.collection import MIN_AGE, Garbage, collect_garbage, find_garbage
 from fededge.store.forgetting import Deleted, forget, forgotten_in
 from fededge.store.trainings import TrainingStore, begun_trainings, training_folders
-from fededge.store.verification import Finding, Report
 from fededge.store.verification import verify as verify_training
 
 app = typer.Typer(
