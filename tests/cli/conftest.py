@@ -40,6 +40,16 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def no_installing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of what is wrong may cost minutes and gigabytes before it is told."""
+
+    def install(*_: object) -> None:
+        pytest.fail("an environment is being made")
+
+    monkeypatch.setattr("fededge.environments._uv", install)
+
+
+@pytest.fixture
 def fededge(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     return Command(capfd, monkeypatch)
 
