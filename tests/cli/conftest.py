@@ -11,7 +11,7 @@ from fededge.cli import output
 from fededge.store import Store
 from fededge.store.folder import FolderStore
 from tests.cli.command import Command, snapshot
-from tests.cli.trainings import make_training
+from tests.trainings import make_training
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from fededge.store import Store, keys
 from fededge.store.folder import FolderStore
 from fededge.store.trainings import TrainingStore
 from tests.cli.command import Command, Done, error_line, snapshot
-from tests.cli.trainings import make_training
+from tests.trainings import make_training
 
 INPUT = errors.InputError.exit_code
 SETUP = errors.SetupError.exit_code

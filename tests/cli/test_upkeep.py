@@ -20,7 +20,7 @@ from fededge.store import Store, keys
 from fededge.store.blobs import put_bytes
 from fededge.store.trainings import TrainingStore
 from tests.cli.command import Command, error_line, snapshot
-from tests.cli.trainings import open_round
+from tests.trainings import open_round
 
 
 def _json(text: str) -> object:

@@ -20,7 +20,7 @@ from fededge.errors import (
 from fededge.store import Store
 from fededge.store.trainings import TrainingStore
 from tests.cli.command import Command, snapshot
-from tests.cli.trainings import make_training, weights
+from tests.trainings import make_training, weights
 
 
 def _json(text: str) -> object:
