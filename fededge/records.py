@@ -289,6 +289,11 @@ class Update(Record):
     reused_from: int | None = None
     runtime: Runtime
 
+    @property
+    def attempt_ref(self) -> AttemptRef:
+        """The attempt that it says it is for."""
+        return AttemptRef(training=self.training, version=self.version, number=self.attempt)
+
 
 class Repeat(Record):
     """A client delivered again, and other bytes: told, and never used."""
@@ -438,6 +443,11 @@ class Version(Record):
     variants: list[Digest] = []
     created_at: datetime = Field(default_factory=now)
 
+    @property
+    def attempt_ref(self) -> AttemptRef:
+        """The attempt that made it; version 0 has none, and so nothing is there."""
+        return AttemptRef(training=self.training, version=self.version, number=self.attempt)
+
 
 class Rollback(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -465,6 +475,12 @@ class Pointer(Record):
     token: int = 0
     branch: int = 0
     rollbacks: list[Rollback] = []
+
+    @property
+    def known_versions(self) -> list[str]:
+        """Those that are or were current, as far as it tells: its own, and both ends of each rollback."""
+        ends = (version for rollback in self.rollbacks for version in (rollback.left, rollback.to))
+        return list(dict.fromkeys([self.version, *ends]))
 
 
 class Forgotten(Record):

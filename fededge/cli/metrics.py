@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from fededge.cli.output import DEFAULT_STORE, JsonOption, StoreOption, existing, print_json, say
-from fededge.monitoring.exporter import begun_trainings, parse_address, read_samples, serve
+from fededge.monitoring.exporter import parse_address, read_samples, serve
 from fededge.monitoring.exposition import text
 from fededge.store import open_store
+from fededge.store.trainings import begun_trainings
 
 _SERVE = "Answer scrapes on this address, as :9100, and read the store for each, until Ctrl-C."
 

@@ -10,7 +10,8 @@ model, and nobody's word is taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,19 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _NORM_CHUNK = 2**16  # coordinates; their squares in float64 stay in a processor's cache
 _DETAIL = 200  # characters
 _SHOWN = 80  # characters of one value in a detail
+
+
+def common_schema(schemas: Iterable[Mapping[str, str]]) -> dict[str, str] | None:
+    """Find the data schema that most of the clients have: the first round has nothing else to go by.
+
+    Args:
+      schemas: one for each client. Of those that equally many have, the one that comes first is taken.
+
+    Returns:
+      The schema; None if there is no client.
+    """
+    counted = Counter(tuple(sorted(schema.items())) for schema in schemas)
+    return dict(counted.most_common(1)[0][0]) if counted else None
 
 
 @dataclass(frozen=True)

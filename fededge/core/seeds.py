@@ -16,7 +16,6 @@ class Purpose(StrEnum):
     COHORT = "cohort"
     SHUFFLE = "shuffle"
     DROPOUT = "dropout"
-    ROUNDING = "rounding"
     COMPARED = "compared"  # which clients a comparison trains alone
     BOOTSTRAP = "bootstrap"
     CENTRALIZED_SHUFFLE = "centralized-shuffle"

@@ -24,18 +24,12 @@ from fededge.monitoring.history import read_history
 from fededge.monitoring.logs import lines, warn
 from fededge.monitoring.metrics import STORE_UP, Sample, samples
 from fededge.signals import terminable
-from fededge.store import Store, keys, open_store
-from fededge.store.trainings import TrainingStore
+from fededge.store import Store, open_store
+from fededge.store.trainings import TrainingStore, begun_trainings
 
 T = TypeVar("T")
 
 _KNOWN_SECONDS = 600.0  # until the trainings of a store are listed again
-
-
-def begun_trainings(store: Store) -> list[str]:
-    """Name the trainings that have a version, by listing all of the store."""
-    named = ((key, keys.training_of(key)) for key in store.keys(keys.TRAININGS))
-    return sorted(name for key, name in named if name and key == keys.pointer(name))
 
 
 def read_samples(store: Store, training: str) -> list[Sample]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
 
-from fededge.core.admission import Admitted, Claim, Gate, clip
+from fededge.core.admission import Admitted, Claim, Gate, clip, common_schema
 from fededge.core.aggregation import Weighted, weighted_mean
 from fededge.core.cohorts import client_order
 from fededge.core.parts import CONTROL, STATISTICS, Parts, over_coverage, split, under
@@ -77,7 +77,7 @@ def _close(work: Work) -> Closing:
     plan, trainings = work.plan, work.trainings
     arrivals = trainings.arrivals(work.ref)
     cohort = sorted(plan.cohort, key=client_order)
-    gate = _gate(work, plan.data_schema or _common_schema(_read(work, client) for client in cohort))
+    gate = _gate(work, plan.data_schema or _common_schema(work, cohort))
     verdicts = [_judge(work, gate, client, arrivals) for client in cohort]
     accepted = [verdict for verdict in verdicts if isinstance(verdict, Accepted)]
     excluded = [verdict for verdict in verdicts if isinstance(verdict, Excluded)]
@@ -124,10 +124,9 @@ def _gate(work: Work, data_schema: Mapping[str, str] | None) -> Gate:
     )
 
 
-def _common_schema(updates: Iterable[Update | Excluded]) -> dict[str, str] | None:
-    """Find the schema that most of the clients have: the first round has nothing else to go by."""
-    counted = Counter(tuple(sorted(update.data_schema.items())) for update in updates if isinstance(update, Update))
-    return dict(counted.most_common(1)[0][0]) if counted else None  # of equal ones, the first in client order
+def _common_schema(work: Work, cohort: Sequence[str]) -> dict[str, str] | None:
+    found = (_read(work, client) for client in cohort)
+    return common_schema(update.data_schema for update in found if isinstance(update, Update))
 
 
 def _judge(work: Work, gate: Gate, client: str, arrivals: Mapping[str, datetime]) -> Accepted | Excluded:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from fededge.core.admission import common_schema
 from fededge.core.parts import CONTROL, split
 from fededge.core.seeds import Purpose, derive_seed
 from fededge.core.tensors import Tensors
@@ -121,16 +122,15 @@ class _Trainer:
         work = self.work
         if not work.is_resumed:
             return {}
-        return work.plan.data_schema or _common_schema(work)
+        return work.plan.data_schema or common_schema(update.data_schema for update in _arrived(work)) or {}
 
 
-def _common_schema(work: Work) -> dict[str, str]:
-    counted: Counter[tuple[tuple[str, str], ...]] = Counter()
+def _arrived(work: Work) -> Iterator[Update]:
+    """Read the updates that are there, as far as they can be read."""
     for client in work.trainings.arrivals(work.ref):
         with contextlib.suppress(*UNREADABLE):
             if update := work.trainings.update(work.ref, client):
-                counted[tuple(sorted(update.data_schema.items()))] += 1
-    return dict(counted.most_common(1)[0][0]) if counted else {}
+                yield update
 
 
 def _answer(trainer: _Trainer, client: str) -> bool:

@@ -46,15 +46,14 @@ def put_tensors(store: Store, tensors: Tensors) -> Digest:
     return put_bytes(store, encode_tensors(tensors))
 
 
-def get_tensors(store: Store, digest: Digest, limit: int | None = None) -> Tensors:
+def get_tensors(store: Store, digest: Digest) -> Tensors:
     """Read tensors.
 
     Raises:
       NotFoundError: there is no such blob.
-      TooLargeError: the blob has more bytes than `limit`.
       CorruptError: the blob is truncated, altered, or holds no tensors.
     """
-    return decode_tensors(get_bytes(store, digest, limit), keys.blob(digest))
+    return decode_tensors(get_bytes(store, digest), keys.blob(digest))
 
 
 def encode_tensors(tensors: Tensors) -> bytes:

@@ -178,15 +178,8 @@ def _is_there(trainings: TrainingStore, ref: AttemptRef, client: str) -> bool:
 
 
 def open_version(trainings: TrainingStore) -> str | None:
-    """Name the only version that a round can still make; None before the training has begun.
-
-    Rounds that a rollback went back over are never gone on with: its branch is in the names of all later versions.
-    """
-    try:
-        pointer = trainings.head().pointer
-    except NotFoundError:
-        return None
-    return keys.next_version(pointer)
+    """Do what `TrainingStore.next_version` does, under its earlier name."""
+    return trainings.next_version()
 
 
 class _Need(NamedTuple):
@@ -212,9 +205,9 @@ def _needs(trainings: TrainingStore) -> Iterator[_Need]:
         yield _Need(_of_version(trainings, version, forgotten), len(data))
     if missing := sorted(named - listed):
         raise CorruptError(f"{missing[0]} is missing, and what it needs is not known; restore it from a backup")
-    open_one = open_version(trainings)
+    coming = trainings.next_version()
     # The next attempt at a round takes over the updates of those that failed.
-    folder = keys.round_folder(name, open_one) if open_one else keys.rounds_folder(name)
+    folder = keys.round_folder(name, coming) if coming else keys.rounds_folder(name)
     for place in filter(None, map(keys.place, store.keys(folder))):
         yield _of_attempt(trainings, place, forgotten)
 
@@ -225,8 +218,7 @@ def _named_by_pointer(trainings: TrainingStore) -> set[str]:
         pointer = trainings.head().pointer
     except NotFoundError:
         return set()
-    versions = {pointer.version, *(v for rollback in pointer.rollbacks for v in (rollback.left, rollback.to))}
-    return {keys.version(trainings.name, version) for version in versions}
+    return {keys.version(trainings.name, version) for version in pointer.known_versions}
 
 
 def _named(*digests: Digest | None) -> list[Digest]:
@@ -234,10 +226,9 @@ def _named(*digests: Digest | None) -> list[Digest]:
 
 
 def _of_version(trainings: TrainingStore, version: Version, forgotten: Mapping[str, Forgotten]) -> list[Digest]:
-    ref = AttemptRef(training=version.training, version=version.version, number=version.attempt)
     return [
         *_named(version.model, version.server_state, *version.variants),
-        *_of_accepted(trainings, ref, version.accepted, forgotten),
+        *_of_accepted(trainings, version.attempt_ref, version.accepted, forgotten),
     ]
 
 

@@ -19,7 +19,7 @@ from fededge.core.updates import ExclusionReason
 from fededge.errors import UNREADABLE, ConflictError, ExistsError, InputError, NotFoundError
 from fededge.records import AttemptRef, Closing, Digest, Forgotten, Version
 from fededge.store import keys
-from fededge.store.collection import Hold, Watch, hold, is_gone, needed_blobs, open_version
+from fededge.store.collection import Hold, Watch, hold, is_gone, needed_blobs
 from fededge.store.comparisons import results_with
 from fededge.store.trainings import TrainingStore
 
@@ -96,20 +96,19 @@ def require_no_open_round(trainings: TrainingStore) -> None:
     Raises:
       InputError: one does.
     """
-    version = open_version(trainings)
-    past = trainings.attempts(version) if version else []
-    if past and not trainings.failed(past[-1]) and not trainings.aggregate(past[-1]):
-        name = trainings.name
+    unfinished = trainings.unfinished()
+    if unfinished and not trainings.aggregate(unfinished):
+        name, number = trainings.name, keys.version_round(unfinished.version)
         raise InputError(
-            f"round {keys.version_round(past[-1].version)} of {name} is open and may need the client's update: finish "
-            f"it with `fededge run {name}`, or give it up with `fededge rounds abandon {name}`"
+            f"round {number} of {name} is open and may need the client's update: finish it "
+            f"with `fededge run {name}`, or give it up with `fededge rounds abandon {name}`"
         )
 
 
 def forgotten_in(trainings: TrainingStore, version: Version) -> list[str]:
     """Name the clients of a version's round whose updates were deleted on their request."""
     forgotten = trainings.forgotten()
-    ref = AttemptRef(training=version.training, version=version.version, number=version.attempt)
+    ref = version.attempt_ref
     counted = [accepted.client for accepted in version.accepted if is_gone(trainings, ref, accepted, forgotten)]
     heard_of = [excluded for excluded in version.excluded if excluded.reason is not ExclusionReason.NO_UPDATE]
     left_out = [excluded.client for excluded in heard_of if excluded.client in forgotten]

@@ -42,6 +42,12 @@ def training_names(store: Store) -> list[str]:
     return sorted({parts[1] for parts in found if parts[2:] == ["training.json"]})
 
 
+def begun_trainings(store: Store) -> list[str]:
+    """List the trainings that have a current version, by name; one whose start was cut short has none."""
+    named = ((key, keys.training_of(key)) for key in store.keys(keys.TRAININGS))
+    return sorted(name for key, name in named if name and key == keys.pointer(name))
+
+
 def training_folders(store: Store) -> list[str]:
     """List the trainings of a store with those whose start was cut short, by name."""
     return sorted({name for key in store.keys(keys.TRAININGS) if (name := keys.training_of(key))})
@@ -205,8 +211,7 @@ class TrainingStore:
         except ExistsError:
             value = self.store.get(key)
             kept = Version.load(value.data, key)
-            ref = AttemptRef(training=kept.training, version=kept.version, number=kept.attempt)
-            if is_current or kept.attempt == manifest.attempt or not self.failed(ref):
+            if is_current or kept.attempt == manifest.attempt or not self.failed(kept.attempt_ref):
                 return kept
             self.store.replace(key, manifest.dump(), value.tag)
         return manifest
@@ -240,6 +245,22 @@ class TrainingStore:
         found = (key.split("/") for key in self.store.keys(keys.round_folder(self.name, version)))
         numbers = sorted(int(parts[4]) for parts in found if parts[5:] == ["attempt.json"])
         return [AttemptRef(training=self.name, version=version, number=number) for number in numbers]
+
+    def next_version(self) -> str | None:
+        """Name the only version that a round can still make; None before the training has begun.
+
+        Rounds that a rollback went back over are never gone on with: its branch is in the names of all later versions.
+        """
+        try:
+            return keys.next_version(self.head().pointer)
+        except NotFoundError:
+            return None
+
+    def unfinished(self) -> AttemptRef | None:
+        """Find the attempt that the next run goes on with; None if it opens one."""
+        version = self.next_version()
+        past = self.attempts(version) if version else []
+        return past[-1] if past and not self.failed(past[-1]) else None
 
     def open_attempt(self, attempt: Attempt) -> Attempt:
         """Record an attempt; if another run opened the same one first, return that one's."""

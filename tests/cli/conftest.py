@@ -11,7 +11,7 @@ from fededge.cli import output
 from fededge.store import Store
 from fededge.store.folder import FolderStore
 from tests.cli.command import Command, snapshot
-from tests.cli.trainings import make_training
+from tests.trainings import make_training
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +37,16 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(console, "width", 200)
     monkeypatch.setenv("NO_COLOR", "1")
     return home
+
+
+@pytest.fixture
+def no_installing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of what is wrong may cost minutes and gigabytes before it is told."""
+
+    def install(*_: object) -> None:
+        pytest.fail("an environment is being made")
+
+    monkeypatch.setattr("fededge.environments._uv", install)
 
 
 @pytest.fixture

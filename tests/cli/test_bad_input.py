@@ -20,24 +20,14 @@ from fededge.store import Store, keys
 from fededge.store.folder import FolderStore
 from fededge.store.trainings import TrainingStore
 from tests.cli.command import Command, Done, error_line, snapshot
-from tests.cli.trainings import make_training
+from tests.trainings import make_training
 
 INPUT = errors.InputError.exit_code
 SETUP = errors.SetupError.exit_code
 STORE = errors.StoreError.exit_code
 NOBODY = 65534
 
-pytestmark = pytest.mark.usefixtures("unchanged")
-
-
-@pytest.fixture(autouse=True)
-def no_installing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of what is wrong here may cost minutes and gigabytes before it is told."""
-
-    def install(*_: object) -> None:
-        pytest.fail("an environment is being made")
-
-    monkeypatch.setattr("fededge.environments._uv", install)
+pytestmark = pytest.mark.usefixtures("unchanged", "no_installing")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from fededge.settings import RoundSettings
 from fededge.store import Store, keys
 from fededge.store.trainings import TrainingStore
 from tests.cli.command import Command, Done
-from tests.cli.trainings import (
+from tests.trainings import (
     BAD,
     BROKEN,
     begin_training,

@@ -15,13 +15,7 @@ from tests.cli.command import Command
 
 INPUT = errors.InputError.exit_code
 
-
-@pytest.fixture(autouse=True)
-def no_installing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def install(*_: object) -> None:
-        pytest.fail("an environment is being made")
-
-    monkeypatch.setattr("fededge.environments._uv", install)
+pytestmark = pytest.mark.usefixtures("no_installing")
 
 
 @pytest.mark.parametrize(

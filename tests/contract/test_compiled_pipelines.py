@@ -27,7 +27,6 @@ from fededge.steps.plan_comparison import plan_comparison
 from fededge.store.folder import FolderStore
 from pipelines import compile as compile_module
 from pipelines.compile import compile_all
-from tests.cli.trainings import begin_training, close_round, make_manifest, open_round
 from tests.contract import compiled
 from tests.contract.compiled import (
     FOLDER,
@@ -41,6 +40,7 @@ from tests.contract.compiled import (
     parse,
 )
 from tests.contract.platform_spec import Pod, fields_read, function, pods
+from tests.trainings import begin_training, close_round, make_manifest, open_round
 
 STEPS = {"distribute_model", "train_clients", "aggregate_updates", "evaluate_model", "version_model"}
 JOB_STEPS = STEPS - {"train_clients"} | {"train_in_jobs"}

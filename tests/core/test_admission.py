@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fededge.core.admission import Admitted, Claim, clip, l2_norm, largest_summand
+from fededge.core.admission import Admitted, Claim, clip, common_schema, l2_norm, largest_summand
 from fededge.core.aggregation import Weighted, weighted_mean
 from fededge.core.tensors import Tensors, signature
 from fededge.core.updates import MAX_EXAMPLES, ExclusionReason, Refusal
@@ -145,6 +145,14 @@ def test_a_schema_of_nothing_takes_nothing_else() -> None:
 
 
 # Size and header
+
+
+def test_the_common_schema_is_what_most_have_and_else_the_first() -> None:
+    one, other = {"x": "float32[8]", "y": "int64[]"}, {"x": "float64[8]"}
+    assert common_schema([]) is None
+    assert common_schema([other, one, dict(reversed(one.items()))]) == one
+    assert common_schema([other, one]) == other
+    assert common_schema([{}]) == {}
 
 
 def test_more_bytes_than_an_update_can_have_are_not_looked_at() -> None:

@@ -167,7 +167,6 @@ def _replaced(name: str, old: str, new: str, path: str = "") -> tuple[str, str, 
     return name, path, text.replace(old, new, 1).encode()
 
 
-FIRST_ROW = written.wisdm_row(1, 33)
 BAD = {
     "wisdm without @data": (_replaced("wisdm", "@data", ""), "no @data"),
     "wisdm with other columns": (_replaced("wisdm", '"XAVG"', '"AVG"'), "columns are not the 46"),

@@ -18,9 +18,9 @@ import pytest
 from fededge.cli import main
 from fededge.store.folder import FolderStore
 from fededge.store.trainings import TrainingStore
-from tests.cli.trainings import begin_training, open_round, publish_round
 from tests.docs import pages
 from tests.docs.pages import PAGES, ROOT
+from tests.trainings import begin_training, open_round, publish_round
 
 # What takes minutes, a network or a service, and where it is run: a test, or `file: text` for a step of the CI.
 ELSEWHERE = {

@@ -22,9 +22,9 @@ from fededge.records import Version
 from fededge.store import keys
 from fededge.store.folder import FolderStore
 from fededge.store.trainings import TrainingStore
-from tests.cli.trainings import begin_training, make_training, publish_round
 from tests.kubeflow.conftest import Fededge, interrupted
 from tests.kubeflow.kfp_server import Document, KfpServer
+from tests.trainings import begin_training, make_training, publish_round
 
 Capture = pytest.CaptureFixture[str]
 

@@ -14,9 +14,9 @@ from fededge.client import Goal, Kubeflow
 from fededge.errors import KubeflowError
 from fededge.kubeflow import EXPERIMENT, runs
 from fededge.store.folder import FolderStore
-from tests.cli.trainings import begin_training, publish_round
 from tests.kubeflow.kfp_server import Document, KfpServer
 from tests.prism import prism_proxy
+from tests.trainings import begin_training, publish_round
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from fededge.kubeflow.yaml_file import images
 from fededge.settings import RoundSettings
 from fededge.shipped import compiled_pipeline
 from fededge.store.folder import FolderStore
-from tests.cli.trainings import make_training
 from tests.kubeflow.conftest import Fededge, interrupted
 from tests.kubeflow.kfp_server import Document, KfpServer
+from tests.trainings import make_training
 
 Capture = pytest.CaptureFixture[str]
 

@@ -17,8 +17,8 @@ from fededge.steps.aggregate_updates import aggregate_updates
 from fededge.steps.version_model import version_model
 from fededge.store import Store
 from fededge.store.trainings import TrainingStore
-from tests.cli.trainings import START, begin_training, close_round, make_manifest, open_round, weights
 from tests.steps import round as a_round
+from tests.trainings import START, begin_training, close_round, make_manifest, open_round, weights
 
 Values = dict[str, float]
 FAULTY = {"workload": "tests.steps.tiny:faulty", "clients": 8, "clients_per_pod": 4}

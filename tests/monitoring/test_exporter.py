@@ -19,9 +19,9 @@ from fededge.monitoring import exporter
 from fededge.store import Store, keys
 from fededge.store.folder import FolderStore
 from tests.cli.command import Command
-from tests.cli.trainings import begin_training, publish_round
 from tests.conftest import REPOSITORY
 from tests.monitoring.programs import free_port, promtool, read
+from tests.trainings import begin_training, publish_round
 
 EXPORTER = ("fededge.monitoring.exporter",)
 

@@ -14,9 +14,9 @@ from fededge.monitoring.metrics import METRICS, quorum, samples
 from fededge.records import GIVEN_UP, Failed
 from fededge.settings import RoundSettings
 from fededge.store import Store, keys
-from tests.cli.trainings import START, begin_training, close_round, make_training, open_round
 from tests.monitoring.programs import promtool
 from tests.monitoring.rounds import SIGNATURE, fail_quorum, publish, set_times, values
+from tests.trainings import START, begin_training, close_round, make_training, open_round
 
 
 def test_a_training_without_a_round_has_its_version_alone(store: Store) -> None:

@@ -18,7 +18,7 @@ from fededge.store import Store, open_store
 from fededge.store.blobs import put_tensors
 from fededge.store.trainings import TrainingStore
 from fededge.workloads import learner_of, load_workload
-from tests.cli.trainings import begin_training, close_round, make_manifest, open_round
+from tests.trainings import begin_training, close_round, make_manifest, open_round
 
 NAME = "digits"
 VERSIONS = ("v1", "v2")

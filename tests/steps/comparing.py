@@ -24,7 +24,6 @@ from tests.steps.round import NAME, run_round
 from tests.steps.tiny import TinyWorkload, _examples
 
 WORKLOAD = "tests.steps.comparing:workload"
-SPOILED = "tests.steps.comparing:spoiled"
 COLD = ("newcomer-a", "newcomer-b")
 
 

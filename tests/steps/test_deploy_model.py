@@ -13,10 +13,10 @@ from fededge.settings import Deployment
 from fededge.steps.deploy_model import deploy_model
 from fededge.store import Store, keys
 from fededge.store.trainings import TrainingStore
-from tests.cli.trainings import make_training, publish_round
 from tests.cluster.api_server import ApiServer
 from tests.rollout.operators import Operator
 from tests.steps.round import refused
+from tests.trainings import make_training, publish_round
 
 NAME = "digits"
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,6 @@ from fededge.settings import LocalTraining
 from fededge.workloads import data_folder
 
 TRUE_WEIGHTS = np.array([1.0, -2.0, 0.5], np.float32)
-Spoil = Callable[[Tensors], Tensors]
 
 
 class TinyLearner:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,6 +49,13 @@ def line(s3: str, server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator
     with contextlib.closing(Line(server.endpoint)) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", line.endpoint)
         yield line
+
+
+@pytest.fixture
+def each_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for the number of its process gets another one, as when each is a command of its own."""
+    numbers = itertools.count(1000)
+    monkeypatch.setattr("os.getpid", lambda: next(numbers))
 
 
 @pytest.fixture

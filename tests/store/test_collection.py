@@ -22,6 +22,8 @@ from fededge.store.verification import verify
 from tests.store.faulty import FaultyStore, Killed, Phase
 from tests.store.history import CLIENTS, SETTINGS, History, Later, long_history, path_of, random_history
 
+pytestmark = pytest.mark.usefixtures("each_another_process")
+
 LATER = timedelta(hours=2)
 
 
@@ -288,12 +290,6 @@ def test_two_collections_keep_apart(folder: FolderStore, store: Later) -> None:
     long_history(folder)
     with hold(store, "garbage collection"), pytest.raises(LeaseError, match="wait for it"):
         _collect(store)
-
-
-@pytest.fixture(autouse=True)
-def _each_is_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    numbers = iter(range(1000, 100_000))
-    monkeypatch.setattr(os, "getpid", lambda: next(numbers))
 
 
 class Slow(Later):

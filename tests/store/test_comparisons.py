@@ -27,8 +27,8 @@ from fededge.store.folder import FolderStore
 from fededge.store.forgetting import forget
 from fededge.store.trainings import TrainingStore, training_folders
 from fededge.store.verification import verify
-from tests.cli.trainings import make_training
 from tests.store.history import RUNTIME, SETTINGS
+from tests.trainings import make_training
 
 ALICE, BOB = "client-000001", "newcomer"
 

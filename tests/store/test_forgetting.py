@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-import os
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +18,8 @@ from fededge.store.trainings import TrainingStore
 from fededge.store.verification import Report, verify
 from tests.store.faulty import FaultyStore, Killed, Phase
 from tests.store.history import CLIENTS, SETTINGS, History, Later, long_history, path_of, random_history
+
+pytestmark = pytest.mark.usefixtures("each_another_process")
 
 CLIENT = CLIENTS[
     1
@@ -46,12 +46,6 @@ def _blobs(store: Store) -> set[Digest | None]:
 
 def _deltas(trainings: TrainingStore, client: str) -> set[Digest]:
     return {a.delta for version in trainings.versions() for a in version.accepted if a.client == client}
-
-
-@pytest.fixture(autouse=True)
-def _each_is_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    numbers = itertools.count(1000)
-    monkeypatch.setattr(os, "getpid", lambda: next(numbers))
 
 
 @pytest.fixture

@@ -355,6 +355,23 @@ def test_attempts_are_listed_oldest_first_and_not_with_those_of_other_versions(t
     assert training.attempts("v1-b1") == [_attempt(3, "v1-b1").ref]
 
 
+def test_the_unfinished_attempt_is_the_last_at_the_next_version(training: TrainingStore) -> None:
+    assert (training.next_version(), training.unfinished()) == ("v1", None)
+    for attempt in (_attempt(1), _attempt(2), _attempt(3, "v1-b1"), _attempt(4, "v2")):
+        training.open_attempt(attempt)
+    assert training.unfinished() == _attempt(2).ref
+    training.fail_attempt(_attempt(1).ref, Failed(reason="too few"))
+    assert training.unfinished() == _attempt(2).ref
+    training.fail_attempt(_attempt(2).ref, Failed(reason="too few"))
+    assert training.unfinished() is None
+
+
+def test_a_training_that_has_not_begun_makes_no_version(folder_store: Store) -> None:
+    training = TrainingStore(folder_store, "digits")
+    training.open_attempt(_attempt())
+    assert (training.next_version(), training.unfinished()) == (None, None)
+
+
 def test_the_first_to_open_an_attempt_decides_its_plan(training: TrainingStore) -> None:
     assert training.open_attempt(_attempt()) == _attempt()
     assert training.open_attempt(_attempt(seconds=9)) == _attempt()

@@ -1,4 +1,4 @@
-"""Writes a model in its library's own format: `python -m fededge.learners.export WORKLOAD WEIGHTS FILE`.
+"""Writes a model in its library's own format: `python -m fededge.workloads.export WORKLOAD WEIGHTS FILE`.
 
 Runs in the environment of the learner's image.
 """
