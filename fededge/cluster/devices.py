@@ -22,7 +22,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fededge.cluster.api import Cluster, connect
-from fededge.cluster.nodes import Node, list_nodes, quantity
+from fededge.cluster.nodes import Node, list_nodes
+from fededge.core.quantities import quantity
 from fededge.errors import ClusterError, InputError
 from fededge.settings import Placement
 

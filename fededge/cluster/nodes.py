@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from fededge.cluster.api import Cluster, Document
+from fededge.core.quantities import quantity
 from fededge.errors import ClusterError
 
 EDGE = "node-role.kubernetes.io/edge"  # on KubeEdge's nodes; pods that train tolerate it as a taint
@@ -18,7 +17,6 @@ _TROUBLES = ("MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailabl
 _UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
 _K3S = "k3s.io/node-args"  # K3s annotates each of its nodes with how it was started
 _FORBIDDEN = 403
-_QUANTITY = re.compile(r"[0-9.]+\w*")  # the parser would take -1, NaN and spaces, too
 
 
 class Resources(NamedTuple):
@@ -95,24 +93,6 @@ def list_nodes(
         none = Resources()
         nodes = [node._replace(free=node.allocatable.minus(requested.get(node.name, none))) for node in nodes]
     return sorted(nodes, key=lambda node: node.name)
-
-
-@lru_cache(4096)
-def quantity(text: str) -> Decimal:
-    """Read a quantity as Kubernetes writes it, such as 500m or 4Gi.
-
-    Raises:
-      ValueError: it is none, or below zero.
-    """
-    from kubernetes.utils.quantity import parse_quantity
-
-    try:
-        value = Decimal(parse_quantity(text)) if _QUANTITY.fullmatch(text) else None
-    except ValueError:
-        value = None
-    if value is None:
-        raise ValueError(f"{text!r} is no quantity of Kubernetes, such as 500m, 2 or 4Gi")
-    return value
 
 
 def pod_requests(spec: Document) -> Resources:

@@ -99,8 +99,8 @@ def test_a_device_that_cannot_train_says_why(
         ({"cpu_free": "0.4"}, {}, "has no room: 0.4 CPUs are free, 500m are requested"),
         ({"memory_free": "512Mi"}, {}, "bytes of memory are free, 1Gi are requested"),
         ({"cpu_free": "500m", "memory_free": "1Gi"}, {}, ""),
-        ({"cpu_free": 8}, {"cpu_request": "9"}, "8 CPUs are free, 9 are requested"),
-        ({}, {"cpu_request": "99"}, ""),
+        ({"cpu_free": 8}, {"cpu_request": "9", "cpu_limit": "9"}, "8 CPUs are free, 9 are requested"),
+        ({}, {"cpu_request": "99", "cpu_limit": "99"}, ""),
     ],
 )
 def test_room(free: dict[str, Any], asked: dict[str, str], words: str) -> None:
