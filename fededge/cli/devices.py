@@ -43,7 +43,7 @@ def devices(
     - `fededge devices --from devices.yaml --json`
     """
     from fededge.cluster.api import HURRY, connect
-    from fededge.cluster.devices import find_devices
+    from fededge.cluster.devices import find_devices, image_architectures
 
     login = functools.partial(connect, context, namespace=namespace, patience=HURRY, say=say)
     with errors.status("asking the cluster") as status:
@@ -53,13 +53,14 @@ def devices(
     if as_json:
         print_json([device.model_dump() for device in found])
     elif found:
-        console.print(_table(found))
-        console.print(_summary(found), soft_wrap=True)
+        ours = image_architectures()
+        console.print(_table(found, ours))
+        console.print(_summary(found, ours), soft_wrap=True)
     if not found:
         say(_none(source, selector))
 
 
-def _table(found: Sequence[Device]) -> Table:
+def _table(found: Sequence[Device], ours: Sequence[str]) -> Table:
     table = Table(
         Column("device", overflow="fold"),
         Column("node", overflow="fold"),
@@ -73,7 +74,7 @@ def _table(found: Sequence[Device]) -> Table:
     for one in found:
         runs = " ".join(filter(None, (one.system, one.architecture)))
         cpu, memory = _amount(one.cpu_free, 1), _amount(one.memory_free, _GIB)
-        state = "ready" if one.ready else one.why_not or "not ready"
+        state = one.trouble(ours) or "ready"
         table.add_row(one.name, one.node, runs, f"{len(one.clients):,}", one.claim, cpu, memory, state)
     return table
 
@@ -82,8 +83,8 @@ def _amount(free: float | None, unit: int) -> str:
     return "?" if free is None else f"{free / unit:,.1f}"
 
 
-def _summary(found: Sequence[Device]) -> str:
-    clients, ready = sum(len(one.clients) for one in found), sum(one.ready for one in found)
+def _summary(found: Sequence[Device], ours: Sequence[str]) -> str:
+    clients, ready = sum(len(one.clients) for one in found), sum(not one.trouble(ours) for one in found)
     return f"{len(found):,} devices with {clients:,} clients, {ready:,} of them ready"
 
 

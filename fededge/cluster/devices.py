@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +33,8 @@ CLIENTS = "fededge.io/clients"
 CLAIM = "fededge.io/claim"
 TIER = "fededge.io/tier"
 NODES = "nodes"
+ARCHITECTURES = "FEDEDGE_ARCHITECTURES"  # whoever builds a clients' image for others than ours is for says so there
+OURS = ("amd64",)
 _CONFIGMAP = "configmap:"
 _KEYS = ("devices.yaml", "devices.json")  # of the ConfigMap, the first that is there
 _DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
@@ -53,7 +56,7 @@ class Device(BaseModel):
       node: of the cluster.
       clients: that live on it.
       claim: the PersistentVolumeClaim with their data, whose volume is on this node.
-      architecture: such as amd64, arm64.
+      architecture: such as amd64, arm64; empty if unknown.
       system: KubeEdge or K3s, if one of them runs the node.
       cpu_free: cores that no pod has requested; None if unknown.
       memory_free: bytes that no pod has requested; None if unknown.
@@ -89,10 +92,25 @@ class Device(BaseModel):
             raise ValueError(f"device {self.name} has clients, and no claim with their data")
         return self
 
-    def lacks(self, where: Placement) -> str:
-        """Say why a pod with these requests cannot train here; empty if it can."""
+    def trouble(self, architectures: Collection[str] = OURS) -> str:
+        """Say why no pod can train here, whatever it requests; empty if one can.
+
+        Args:
+          architectures: that the clients' image has.
+        """
         if not self.ready:
-            return f"device {self.name} {self.why_not or 'is not ready'}"
+            return self.why_not or "is not ready"
+        if self.architecture and self.architecture not in architectures:
+            return (
+                f"is {self.architecture}, and the clients' image is for {', '.join(architectures)}: "
+                f"{ARCHITECTURES} names those of an image of your own"
+            )
+        return ""
+
+    def lacks(self, where: Placement, architectures: Collection[str] = OURS) -> str:
+        """Say why a pod with these requests cannot train here; empty if it can."""
+        if trouble := self.trouble(architectures):
+            return f"device {self.name} {trouble}"
         for what, free, asked in (
             ("CPUs", self.cpu_free, where.cpu_request),
             ("bytes of memory", self.memory_free, where.memory_request),
@@ -135,6 +153,12 @@ def find_devices(
             nodes = list_nodes(cluster, ",".join(filter(None, (LABEL, selector))), say, found)
             return _checked(map(_of_node, nodes), "the nodes")
     return _from_file(Path(source))
+
+
+def image_architectures() -> tuple[str, ...]:
+    """Name the architectures that the clients' image has: those that the environment says, or those of our images."""
+    named = (name.strip() for name in os.environ.get(ARCHITECTURES, "").split(","))
+    return tuple(filter(None, named)) or OURS
 
 
 def homes_of(devices: Iterable[Device]) -> dict[str, Device]:

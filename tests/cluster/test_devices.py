@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fededge.cluster.api import Cluster, connect
-from fededge.cluster.devices import Device, find_devices, homes_of
+from fededge.cluster.devices import Device, find_devices, homes_of, image_architectures
 from fededge.errors import ClusterError, InputError
 from fededge.settings import Placement
 from tests.cluster.api_server import ApiServer
@@ -107,6 +107,40 @@ def test_room(free: dict[str, Any], asked: dict[str, str], words: str) -> None:
     lacks = Device.model_validate({"name": "a", **free}).lacks(Placement(**asked))
     assert words in lacks
     assert bool(words) == bool(lacks)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said", "words"),
+    [
+        ("arm64", "", "is arm64, and the clients' image is for amd64: FEDEDGE_ARCHITECTURES names those of an image"),
+        ("arm64", "amd64, arm64", ""),
+        ("amd64", "amd64,arm64", ""),
+        ("amd64", "arm64", "is amd64, and the clients' image is for arm64"),
+        ("arm", "amd64,arm64,", "is arm, and the clients' image is for amd64, arm64"),
+        ("", "arm64", ""),
+        ("amd64", " , ", ""),
+    ],
+)
+def test_a_device_of_another_architecture_than_the_image(
+    api_server: ApiServer,
+    kubeconfig: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    architecture: str,
+    said: str,
+    words: str,
+) -> None:
+    monkeypatch.setenv("FEDEDGE_ARCHITECTURES", said)
+    api_server.put(device("a", "c1", architecture=architecture))
+    (found,) = nodes(kubeconfig)
+    assert (found.architecture, found.ready) == (architecture, True)
+    lacks = found.lacks(Placement(), image_architectures())
+    assert lacks.startswith(f"device a {words}" if words else "")
+    assert bool(lacks) == bool(words)
+
+
+def test_the_images_are_for_amd64_unless_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FEDEDGE_ARCHITECTURES", raising=False)
+    assert image_architectures() == ("amd64",)
 
 
 def test_two_nodes_that_claim_one_client(api_server: ApiServer, kubeconfig: Path) -> None:
