@@ -38,6 +38,7 @@ OURS = ("amd64",)
 _CONFIGMAP = "configmap:"
 _KEYS = ("devices.yaml", "devices.json")  # of the ConfigMap, the first that is there
 _DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+_LONGEST = 63  # characters of such a label
 _NOT_FOUND = 404
 
 
@@ -63,6 +64,9 @@ class Device(BaseModel):
       ready: whether pods can start on it.
       why_not: why they cannot.
       tier: the class of devices that it belongs to; reserved.
+      labels: of the node; like the next two for people, and for what reads `fededge devices --json`.
+      taints: of the node, as kubectl takes them, gpu=yes:NoSchedule.
+      conditions: of the node, the status of each by its type.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,6 +82,9 @@ class Device(BaseModel):
     ready: bool = True
     why_not: str = ""
     tier: str = ""
+    labels: dict[str, str] = {}
+    taints: list[str] = []
+    conditions: dict[str, str] = {}
 
     @field_validator("clients")
     @classmethod
@@ -126,6 +133,7 @@ def find_devices(
     selector: str = "",
     say: Callable[[str], None] = lambda _: None,
     found: Callable[[int], None] = lambda _: None,
+    others: bool = False,
 ) -> list[Device]:
     """Find devices where a user says they are.
 
@@ -135,23 +143,30 @@ def find_devices(
       selector: of labels, in addition; for nodes.
       say: gets a line where something is not as usual.
       found: is told how many nodes there are so far.
+      others: take the nodes that are no devices, too, as devices without clients that are not ready.
 
     Returns:
       The devices, in the order of their names.
 
     Raises:
-      InputError: what is there does not describe devices.
+      InputError: what is there does not describe devices, or has no others.
       ClusterError: the cluster refuses, or does not answer.
       SetupError: there is no cluster to ask.
     """
+    if others and source != NODES:
+        raise InputError(f"{source or 'no devices'}: only among {NODES} are there some that are no devices")
     if not source:
         return []
     if source == NODES or source.startswith(_CONFIGMAP):
         with login() as cluster:
             if source != NODES:
                 return _from_config_map(cluster, source.removeprefix(_CONFIGMAP))
-            nodes = list_nodes(cluster, ",".join(filter(None, (LABEL, selector))), say, found)
-            return _checked(map(_of_node, nodes), "the nodes")
+            label = "" if others else LABEL
+            nodes = list_nodes(cluster, ",".join(filter(None, (label, selector))), say, found)
+        devices = _checked((_of_node(node) for node in nodes if LABEL in node.labels), "the nodes")
+        # What is no device may have the name of one.
+        rest = [_no_device(node) for node in nodes if LABEL not in node.labels]
+        return sorted([*devices, *rest], key=lambda device: device.name) if rest else devices
     return _from_file(Path(source))
 
 
@@ -177,22 +192,29 @@ def _of_node(node: Node) -> Device:
         why_not = f"has no claim: `kubectl annotate node {node.name} {CLAIM}=NAME` says which one has its data"
     if node.free and node.free.pods < 1:
         why_not = why_not or "has as many pods as it may have"
-    return _parsed(
-        {
-            "name": name,
-            "node": node.name,
-            "clients": clients,
-            "claim": claim,
-            "architecture": node.architecture,
-            "system": node.system,
-            "cpu_free": max(float(node.free.cpu), 0.0) if node.free else None,
-            "memory_free": max(float(node.free.memory), 0.0) if node.free else None,
-            "ready": not why_not,
-            "why_not": why_not,
-            "tier": node.labels.get(TIER, ""),
-        },
-        f"node {node.name}",
-    )
+    own = {"name": name, "clients": clients, "claim": claim, "tier": node.labels.get(TIER, ""), "why_not": why_not}
+    return _parsed(_seen(node) | own | {"ready": not why_not}, f"node {node.name}")
+
+
+def _no_device(node: Node) -> Device:
+    """Show a node that nobody has made a device, whatever else it says of itself."""
+    name = node.name.replace(".", "-")[:_LONGEST].rstrip("-")
+    why_not = f"is no device: `kubectl label node {node.name} {LABEL}=` makes it one"
+    return Device(**_seen(node), name=name, ready=False, why_not="; ".join(filter(None, (why_not, node.why_not))))
+
+
+def _seen(node: Node) -> dict[str, Any]:
+    """Take over what a node's own system tells of it."""
+    return {
+        "node": node.name,
+        "architecture": node.architecture,
+        "system": node.system,
+        "cpu_free": max(float(node.free.cpu), 0.0) if node.free else None,
+        "memory_free": max(float(node.free.memory), 0.0) if node.free else None,
+        "labels": dict(node.labels),
+        "taints": list(node.taints),
+        "conditions": dict(node.conditions),
+    }
 
 
 def _from_config_map(cluster: Cluster, name: str) -> list[Device]:

@@ -49,6 +49,8 @@ class Node(NamedTuple):
       name: its own.
       labels: also KubeEdge's and K3s's own.
       annotations: of FedEdge alone; others are long.
+      taints: as kubectl takes them, gpu=yes:NoSchedule.
+      conditions: the status of each, by its type: True, False or Unknown.
       architecture: such as amd64, arm64.
       system: KubeEdge or K3s, if one of them runs it.
       allocatable: what pods may request in all.
@@ -59,6 +61,8 @@ class Node(NamedTuple):
     name: str
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+    taints: tuple[str, ...]
+    conditions: Mapping[str, str]
     architecture: str
     system: str
     allocatable: Resources
@@ -167,6 +171,8 @@ def _read_node(node: Document) -> Node:
         name=metadata["name"],
         labels=labels,
         annotations={name: text for name, text in annotations.items() if name.startswith("fededge.io/")},
+        taints=tuple(map(_written, (node.get("spec") or {}).get("taints") or [])),
+        conditions={condition["type"]: condition["status"] for condition in status.get("conditions") or []},
         architecture=info.get("architecture") or labels.get("kubernetes.io/arch", ""),
         system=_system(info.get("kubeletVersion", ""), labels, annotations),
         allocatable=_resources(status.get("allocatable") or {}),
@@ -176,11 +182,13 @@ def _read_node(node: Document) -> Node:
 
 
 def _system(version: str, labels: Mapping[str, str], annotations: Mapping[str, str]) -> str:
-    """Recognize who runs a node by the version of its kubelet, as v1.31.2+k3s1 or v1.30.7-kubeedge-v1.21.0."""
+    """Recognize who runs a node: by its kubelet's version, as v1.31.2+k3s1 or v1.30.7-kubeedge-v1.21.0, or labels."""
     if "kubeedge" in version:
         return "KubeEdge"
     by_label = labels.get("node.kubernetes.io/instance-type") == "k3s"  # another one where a cloud provider sets it
-    return "K3s" if "+k3s" in version or _K3S in annotations or by_label else ""
+    if "+k3s" in version or _K3S in annotations or by_label:
+        return "K3s"  # also where an administrator calls it an edge
+    return "KubeEdge" if EDGE in labels else ""
 
 
 def _why_not(node: Document) -> str:
@@ -203,9 +211,13 @@ def _taint(taints: Iterable[Document]) -> str:
     """Name a taint that keeps our pods out; empty if there is none."""
     for taint in taints:
         if taint["effect"] in _KEEPS_PODS_OUT and (taint["key"], taint["effect"]) not in _TOLERATED:
-            value = f"={taint['value']}" if taint.get("value") else ""
-            return f"{taint['key']}{value}:{taint['effect']}"
+            return _written(taint)
     return ""
+
+
+def _written(taint: Document) -> str:
+    value = f"={taint['value']}" if taint.get("value") else ""
+    return f"{taint['key']}{value}:{taint['effect']}"
 
 
 def _in_a_line(text: str) -> str:

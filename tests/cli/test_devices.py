@@ -54,6 +54,28 @@ def test_what_json_says_can_be_read_again(fededge: Command, factory: ApiServer, 
     assert fededge.works("devices", "--json", "--from", str(tmp_path / "kept.json")) == shown
 
 
+def test_json_has_what_the_node_says(fededge: Command, factory: ApiServer) -> None:
+    taints = [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}]
+    factory.put(device("edge-2", "c3", taints=taints, labels={"node-role.kubernetes.io/edge": ""}))
+    _, second = json.loads(fededge.works("devices", "--json"))
+    assert second["labels"]["node-role.kubernetes.io/edge"] == ""
+    assert (second["system"], second["taints"]) == ("KubeEdge", ["gpu=yes:NoSchedule"])
+    assert second["conditions"]["Ready"] == "True"
+    assert second["why_not"].startswith("has the taint gpu=yes:NoSchedule")
+
+
+def test_all_nodes(fededge: Command, factory: ApiServer) -> None:
+    shown = fededge.works("devices", "--all")
+    assert "is no device: `kubectl label node server fededge.io/device=`" in " ".join(shown.split())
+    assert shown.endswith("2 devices with 3 clients, 1 of them ready; nodes that are none: 1\n")
+    assert [one["name"] for one in json.loads(fededge.works("devices", "--all", "--json"))] == [
+        "edge-1",
+        "edge-2",
+        "server",
+    ]
+    assert "there is no node with site=south" in fededge("devices", "--all", "-l", "site=south").err
+
+
 def test_only_some(fededge: Command, factory: ApiServer) -> None:
     shown = fededge.works("devices", "--selector", "site=north", "--context", "tests")
     assert "edge-1" in shown

@@ -96,7 +96,10 @@ def test_a_node_that_has_never_reported(api_server: ApiServer, cluster: Cluster)
             {"version": "v1.30.7-kubeedge-v1.21.0", "labels": {EDGE: "", "node-role.kubernetes.io/agent": ""}},
             "KubeEdge",
         ),
+        ({"labels": {EDGE: ""}}, "KubeEdge"),  # a kubelet whose version does not say so
+        ({"labels": {"node-role.kubernetes.io/agent": ""}}, ""),
         ({"version": "v1.31.2+k3s1"}, "K3s"),
+        ({"version": "v1.31.2+k3s1", "labels": {EDGE: ""}}, "K3s"),  # an administrator's word for it
         ({"annotations": {"k3s.io/node-args": '["agent"]', "k3s.io/hostname": "a"}}, "K3s"),
         ({"labels": {"node.kubernetes.io/instance-type": "k3s"}}, "K3s"),
         ({"labels": {"node.kubernetes.io/instance-type": "m5.large"}}, ""),
