@@ -99,6 +99,15 @@ def list_nodes(
     return sorted(nodes, key=lambda node: node.name)
 
 
+def count_nodes(cluster: Cluster) -> int:
+    """Count the nodes on which pods of ours can start, be there room or not.
+
+    Raises:
+      ClusterError: refused, or no answer.
+    """
+    return sum(cluster.read_all(cluster.core.list_node, resource="nodes", read=lambda node: not _why_not(node)))
+
+
 def pod_requests(spec: Document) -> Resources:
     """Add up what a pod reserves on its node.
 
