@@ -18,7 +18,7 @@ from fededge.store import open_store
 if TYPE_CHECKING:
     from fededge.cluster.api import Cluster
 
-State = Literal["ok", "missing", "unused", "unknown"]
+State = Literal["ok", "warning", "missing", "unused", "unknown"]
 
 # What manifests/base grants for the tasks of a run, by API group and resource; but for the Secret with Kubeflow's
 # credentials for artifacts, which may have another name.
@@ -32,6 +32,7 @@ RIGHTS: Mapping[tuple[str, str], tuple[str, ...]] = {
 }
 _KUBEFLOW = "kubeflow"  # the namespace of runs, where there is one for everybody
 _APPLY = "apply manifests/base, as docs/install.md says"
+_POLICY, _PIPELINES = "fededge-pipelines", "ml-pipeline"  # of manifests/base/network.yaml, and Kubeflow's own Service
 _PLACEHOLDER = "REPLACE-"
 _NOT_FOUND, _FORBIDDEN = 404, 403
 _SECONDS = 5
@@ -43,7 +44,8 @@ class Finding(NamedTuple):
 
     Attributes:
       what: its name.
-      state: `unused` is missing, but needed only for some uses; `unknown` is what the caller may not see.
+      state: `warning` is there, and may not do; `unused` is missing, but needed only for some uses; `unknown` is what
+        the caller may not see.
       detail: what was found, or how to get it.
     """
 
@@ -137,6 +139,7 @@ def _cluster(namespace: str, context: str) -> list[Finding]:
             _config(cluster),
             _credentials(cluster),
             _claim(cluster),
+            *_policy(cluster),
         ]
 
 
@@ -250,7 +253,56 @@ def _claim(cluster: Cluster) -> Finding:
     what, phase = f"claim {name}", found.get("status", {}).get("phase", "Pending")
     match phase:
         case "Bound":
-            return Finding(what, "ok", f"in {cluster.namespace}")
+            detail = f"in {cluster.namespace}"
         case "Pending":
-            return Finding(what, "ok", "not bound yet, which may wait for its first pod; else `kubectl describe pvc`")
-    return Finding(what, "missing", f"is {phase}: its volume is gone; delete it and {_APPLY}")
+            detail = "not bound yet, which may wait for its first pod; else `kubectl describe pvc`"
+        case _:
+            return Finding(what, "missing", f"is {phase}: its volume is gone; delete it and {_APPLY}")
+    modes = found.get("spec", {}).get("accessModes", [])
+    if modes == ["ReadWriteOnce"] and (nodes := _nodes(cluster)) > 1:
+        why = f"is ReadWriteOnce, and pods can start on {nodes:,} nodes: those on a second one wait for it"
+        return Finding(what, "warning", f"{why}; make it ReadWriteMany, as docs/install.md says ({detail})")
+    return Finding(what, "ok", detail)
+
+
+def _nodes(cluster: Cluster) -> int:
+    """Count the nodes on which pods of ours can start; 0 where they may not be listed."""
+    from fededge.cluster.nodes import count_nodes
+
+    try:
+        return count_nodes(cluster)
+    except ClusterError:
+        return 0
+
+
+def _policy(cluster: Cluster) -> Iterator[Finding]:
+    """Look whether the network policy for Kubeflow Pipelines, if there is one, names the namespace that it is in."""
+    from kubernetes.client import NetworkingV1Api
+
+    read = NetworkingV1Api(cluster.core.api_client).read_namespaced_network_policy
+    found = _object(cluster, read, "network policy", _POLICY)
+    if isinstance(found, Finding):
+        if found.state == "unknown":
+            yield found
+        return
+    for name in sorted(_namespaces(found)):
+        yield _reached(cluster, name)
+
+
+def _namespaces(policy: Mapping[str, Any]) -> set[str]:
+    """Take the namespaces that a policy lets pods reach, as far as it names them."""
+    peers = [peer for rule in policy["spec"].get("egress") or [] for peer in rule.get("to") or []]
+    labels = [(peer.get("namespaceSelector") or {}).get("matchLabels") or {} for peer in peers]
+    return {label["kubernetes.io/metadata.name"] for label in labels if "kubernetes.io/metadata.name" in label}
+
+
+def _reached(cluster: Cluster, namespace: str) -> Finding:
+    what = f"network policy {_POLICY}"
+    try:
+        cluster.call_plain(cluster.core.read_namespaced_service, _PIPELINES, namespace, verb="get", resource="services")
+    except ClusterError as error:
+        if error.status != _NOT_FOUND:
+            return _unseen(what, error)
+        where = f"lets tasks reach Kubeflow Pipelines in {namespace}, where there is no Service {_PIPELINES}"
+        return Finding(what, "warning", f"{where}: name its namespace, as docs/install.md says")
+    return Finding(what, "ok", f"lets tasks reach Kubeflow Pipelines in {namespace}")

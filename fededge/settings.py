@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fededge import __version__
+from fededge.core.quantities import quantity
 from fededge.core.robust import Rule, precondition
 from fededge.errors import InputError
 
@@ -255,11 +256,19 @@ class Placement(_Settings):
     )
     cpu_limit: str = Field("2", pattern=r"^[0-9]+(\.[0-9]+)?m?$", description="CPUs it may use at most.")
     memory_request: str = Field(
-        "1Gi", pattern=r"^[0-9]+(\.[0-9]+)?([kMGT]i?)?$", description="Memory to reserve for it."
+        "1Gi", pattern=r"^[0-9]+(\.[0-9]+)?([kMGT]|[KMGT]i)?$", description="Memory to reserve for it."
     )
     memory_limit: str = Field(
-        "4Gi", pattern=r"^[0-9]+(\.[0-9]+)?([kMGT]i?)?$", description="Memory it may use at most."
+        "4Gi", pattern=r"^[0-9]+(\.[0-9]+)?([kMGT]|[KMGT]i)?$", description="Memory it may use at most."
     )
+
+    @model_validator(mode="after")
+    def _requests_are_within_limits(self) -> Self:
+        for what in ("cpu", "memory"):
+            request, limit = getattr(self, f"{what}_request"), getattr(self, f"{what}_limit")
+            if quantity(request) > quantity(limit):
+                raise ValueError(f"{what}_request={request} is more than {what}_limit={limit}: raise the limit, too")
+        return self
 
 
 class FanOut(_Settings):

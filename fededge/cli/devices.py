@@ -24,6 +24,7 @@ def devices(
     selector: Annotated[
         str, typer.Option("--selector", "-l", help="Only nodes with these labels, as site=north.")
     ] = "",
+    others: Annotated[bool, typer.Option("--all", help="Show nodes that are no devices, too.")] = False,
     context: Annotated[str, typer.Option(help="Of the kubeconfig; its current one if not said.")] = "",
     namespace: Annotated[
         str, typer.Option("--namespace", "-n", help="Of the ConfigMap; the context's if not said.")
@@ -39,27 +40,34 @@ def devices(
 
     - `fededge devices`
     - `fededge devices --context factory --selector site=north`
+    - `fededge devices --all`
     - `fededge devices --from configmap:our-devices --namespace my-team`
     - `fededge devices --from devices.yaml --json`
     """
     from fededge.cluster.api import HURRY, connect
-    from fededge.cluster.devices import find_devices
+    from fededge.cluster.devices import find_devices, image_architectures
 
     login = functools.partial(connect, context, namespace=namespace, patience=HURRY, say=say)
     with errors.status("asking the cluster") as status:
         found = find_devices(
-            source, login, selector, say, lambda count: status.update(f"{count:,} nodes so far, and their pods")
+            source,
+            login,
+            selector,
+            say,
+            lambda count: status.update(f"{count:,} nodes so far, and their pods"),
+            others,
         )
     if as_json:
         print_json([device.model_dump() for device in found])
     elif found:
-        console.print(_table(found))
-        console.print(_summary(found), soft_wrap=True)
+        ours = image_architectures()
+        console.print(_table(found, ours))
+        console.print(_summary(found, ours, others), soft_wrap=True)
     if not found:
-        say(_none(source, selector))
+        say(_none(source, selector, others))
 
 
-def _table(found: Sequence[Device]) -> Table:
+def _table(found: Sequence[Device], ours: Sequence[str]) -> Table:
     table = Table(
         Column("device", overflow="fold"),
         Column("node", overflow="fold"),
@@ -73,7 +81,7 @@ def _table(found: Sequence[Device]) -> Table:
     for one in found:
         runs = " ".join(filter(None, (one.system, one.architecture)))
         cpu, memory = _amount(one.cpu_free, 1), _amount(one.memory_free, _GIB)
-        state = "ready" if one.ready else one.why_not or "not ready"
+        state = one.trouble(ours) or "ready"
         table.add_row(one.name, one.node, runs, f"{len(one.clients):,}", one.claim, cpu, memory, state)
     return table
 
@@ -82,16 +90,22 @@ def _amount(free: float | None, unit: int) -> str:
     return "?" if free is None else f"{free / unit:,.1f}"
 
 
-def _summary(found: Sequence[Device]) -> str:
-    clients, ready = sum(len(one.clients) for one in found), sum(one.ready for one in found)
-    return f"{len(found):,} devices with {clients:,} clients, {ready:,} of them ready"
+def _summary(found: Sequence[Device], ours: Sequence[str], others: bool) -> str:
+    from fededge.cluster.devices import LABEL
+
+    devices = [one for one in found if LABEL in one.labels] if others else found
+    clients, ready = sum(len(one.clients) for one in devices), sum(not one.trouble(ours) for one in devices)
+    text = f"{len(devices):,} devices with {clients:,} clients, {ready:,} of them ready"
+    return f"{text}; nodes that are none: {len(found) - len(devices):,}" if others else text
 
 
-def _none(source: str, selector: str) -> str:
+def _none(source: str, selector: str, others: bool) -> str:
     from fededge.cluster.devices import CLAIM, CLIENTS, LABEL, NODES
 
     if source != NODES:
         return f"{source} names no devices"
+    if others:
+        return f"there is no node{f' with {selector}' if selector else ''}"
     among = f" among those with {selector}" if selector else ""
     return (
         f"no node has the label {LABEL}{among}; make one a device with `kubectl label node NODE {LABEL}=` and "

@@ -11,7 +11,7 @@ from fededge import doctor as checks
 from fededge.cli.output import DEFAULT_STORE, JsonOption, StoreOption, console, print_json
 from fededge.errors import SetupError
 
-_STYLES = {"ok": "green", "missing": "bold red", "unused": "dim", "unknown": "yellow"}
+_STYLES = {"ok": "green", "warning": "yellow", "missing": "bold red", "unused": "dim", "unknown": "yellow"}
 
 
 def doctor(

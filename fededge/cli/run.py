@@ -136,8 +136,9 @@ def _devices_input(path: Path | None) -> dict[str, str]:
     """
     if path is None:
         return {}
-    from fededge.cluster.devices import find_devices
+    from fededge.cluster.devices import find_devices, image_architectures
 
-    ready = [device.ready for device in find_devices(str(path.absolute()))]
+    ours = image_architectures()
+    ready = [not device.trouble(ours) for device in find_devices(str(path.absolute()))]
     say(f"{len(ready)} devices, {sum(ready)} of them ready; claims do not count here: all data are on this machine")
     return {"devices": str(path.absolute())}

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from fededge.kubeflow.client import Kubeflow
     from fededge.kubeflow.runs import Run
 
+_ENDED_ITSELF = ("SUCCEEDED", "FAILED", "SKIPPED")
+
 
 @with_login_options
 @with_round_options
@@ -90,6 +92,8 @@ def stop(
 ) -> None:
     """End a run on Kubeflow. What it has put into the store stays, and the next run goes on from there.
 
+    Clients that are Jobs outlive it; how to end them is said.
+
     For example:
 
     - `fededge stop 3f6c9a52-7d0e-4a7e-9c1b-2f5d8e1a4b60`
@@ -102,6 +106,16 @@ def stop(
         print_json(as_document(ended))
     else:
         console.print(f"run {ended.name} is {(ended.state or 'ending').lower()}", soft_wrap=True)
+    if ended.state not in _ENDED_ITSELF and ended.starts_jobs is not False:
+        say(_left_behind(ended, kubeflow.namespace or "kubeflow"))
+
+
+def _left_behind(run: Run, namespace: str) -> str:
+    """Say what of a run that was ended still goes on, and how to end that."""
+    jobs = "the Jobs that train its clients go on" if run.starts_jobs else "if Jobs train its clients, they go on"
+    labels = f"app.kubernetes.io/part-of=fededge,fededge.io/training={run.training or 'TRAINING'}"
+    how = f"`kubectl delete jobs --selector {labels} --namespace {namespace}`"
+    return f"{jobs} to the round's deadline; {how} ends them now"
 
 
 def as_document(run: Run) -> dict[str, Any]:

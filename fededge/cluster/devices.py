@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +23,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fededge.cluster.api import Cluster, connect
-from fededge.cluster.nodes import Node, list_nodes, quantity
+from fededge.cluster.nodes import Node, list_nodes
+from fededge.core.quantities import quantity
 from fededge.errors import ClusterError, InputError
 from fededge.settings import Placement
 
@@ -31,9 +33,12 @@ CLIENTS = "fededge.io/clients"
 CLAIM = "fededge.io/claim"
 TIER = "fededge.io/tier"
 NODES = "nodes"
+ARCHITECTURES = "FEDEDGE_ARCHITECTURES"  # whoever builds a clients' image for others than ours is for says so there
+OURS = ("amd64",)
 _CONFIGMAP = "configmap:"
 _KEYS = ("devices.yaml", "devices.json")  # of the ConfigMap, the first that is there
 _DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+_LONGEST = 63  # characters of such a label
 _NOT_FOUND = 404
 
 
@@ -52,13 +57,16 @@ class Device(BaseModel):
       node: of the cluster.
       clients: that live on it.
       claim: the PersistentVolumeClaim with their data, whose volume is on this node.
-      architecture: such as amd64, arm64.
+      architecture: such as amd64, arm64; empty if unknown.
       system: KubeEdge or K3s, if one of them runs the node.
       cpu_free: cores that no pod has requested; None if unknown.
       memory_free: bytes that no pod has requested; None if unknown.
       ready: whether pods can start on it.
       why_not: why they cannot.
       tier: the class of devices that it belongs to; reserved.
+      labels: of the node; like the next two for people, and for what reads `fededge devices --json`.
+      taints: of the node, as kubectl takes them, gpu=yes:NoSchedule.
+      conditions: of the node, the status of each by its type.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +82,9 @@ class Device(BaseModel):
     ready: bool = True
     why_not: str = ""
     tier: str = ""
+    labels: dict[str, str] = {}
+    taints: list[str] = []
+    conditions: dict[str, str] = {}
 
     @field_validator("clients")
     @classmethod
@@ -88,10 +99,25 @@ class Device(BaseModel):
             raise ValueError(f"device {self.name} has clients, and no claim with their data")
         return self
 
-    def lacks(self, where: Placement) -> str:
-        """Say why a pod with these requests cannot train here; empty if it can."""
+    def trouble(self, architectures: Collection[str] = OURS) -> str:
+        """Say why no pod can train here, whatever it requests; empty if one can.
+
+        Args:
+          architectures: that the clients' image has.
+        """
         if not self.ready:
-            return f"device {self.name} {self.why_not or 'is not ready'}"
+            return self.why_not or "is not ready"
+        if self.architecture and self.architecture not in architectures:
+            return (
+                f"is {self.architecture}, and the clients' image is for {', '.join(architectures)}: "
+                f"{ARCHITECTURES} names those of an image of your own"
+            )
+        return ""
+
+    def lacks(self, where: Placement, architectures: Collection[str] = OURS) -> str:
+        """Say why a pod with these requests cannot train here; empty if it can."""
+        if trouble := self.trouble(architectures):
+            return f"device {self.name} {trouble}"
         for what, free, asked in (
             ("CPUs", self.cpu_free, where.cpu_request),
             ("bytes of memory", self.memory_free, where.memory_request),
@@ -107,6 +133,7 @@ def find_devices(
     selector: str = "",
     say: Callable[[str], None] = lambda _: None,
     found: Callable[[int], None] = lambda _: None,
+    others: bool = False,
 ) -> list[Device]:
     """Find devices where a user says they are.
 
@@ -116,24 +143,37 @@ def find_devices(
       selector: of labels, in addition; for nodes.
       say: gets a line where something is not as usual.
       found: is told how many nodes there are so far.
+      others: take the nodes that are no devices, too, as devices without clients that are not ready.
 
     Returns:
       The devices, in the order of their names.
 
     Raises:
-      InputError: what is there does not describe devices.
+      InputError: what is there does not describe devices, or has no others.
       ClusterError: the cluster refuses, or does not answer.
       SetupError: there is no cluster to ask.
     """
+    if others and source != NODES:
+        raise InputError(f"{source or 'no devices'}: only among {NODES} are there some that are no devices")
     if not source:
         return []
     if source == NODES or source.startswith(_CONFIGMAP):
         with login() as cluster:
             if source != NODES:
                 return _from_config_map(cluster, source.removeprefix(_CONFIGMAP))
-            nodes = list_nodes(cluster, ",".join(filter(None, (LABEL, selector))), say, found)
-            return _checked(map(_of_node, nodes), "the nodes")
+            label = "" if others else LABEL
+            nodes = list_nodes(cluster, ",".join(filter(None, (label, selector))), say, found)
+        devices = _checked((_of_node(node) for node in nodes if LABEL in node.labels), "the nodes")
+        # What is no device may have the name of one.
+        rest = [_no_device(node) for node in nodes if LABEL not in node.labels]
+        return sorted([*devices, *rest], key=lambda device: device.name) if rest else devices
     return _from_file(Path(source))
+
+
+def image_architectures() -> tuple[str, ...]:
+    """Name the architectures that the clients' image has: those that the environment says, or those of our images."""
+    named = (name.strip() for name in os.environ.get(ARCHITECTURES, "").split(","))
+    return tuple(filter(None, named)) or OURS
 
 
 def homes_of(devices: Iterable[Device]) -> dict[str, Device]:
@@ -152,22 +192,29 @@ def _of_node(node: Node) -> Device:
         why_not = f"has no claim: `kubectl annotate node {node.name} {CLAIM}=NAME` says which one has its data"
     if node.free and node.free.pods < 1:
         why_not = why_not or "has as many pods as it may have"
-    return _parsed(
-        {
-            "name": name,
-            "node": node.name,
-            "clients": clients,
-            "claim": claim,
-            "architecture": node.architecture,
-            "system": node.system,
-            "cpu_free": max(float(node.free.cpu), 0.0) if node.free else None,
-            "memory_free": max(float(node.free.memory), 0.0) if node.free else None,
-            "ready": not why_not,
-            "why_not": why_not,
-            "tier": node.labels.get(TIER, ""),
-        },
-        f"node {node.name}",
-    )
+    own = {"name": name, "clients": clients, "claim": claim, "tier": node.labels.get(TIER, ""), "why_not": why_not}
+    return _parsed(_seen(node) | own | {"ready": not why_not}, f"node {node.name}")
+
+
+def _no_device(node: Node) -> Device:
+    """Show a node that nobody has made a device, whatever else it says of itself."""
+    name = node.name.replace(".", "-")[:_LONGEST].rstrip("-")
+    why_not = f"is no device: `kubectl label node {node.name} {LABEL}=` makes it one"
+    return Device(**_seen(node), name=name, ready=False, why_not="; ".join(filter(None, (why_not, node.why_not))))
+
+
+def _seen(node: Node) -> dict[str, Any]:
+    """Take over what a node's own system tells of it."""
+    return {
+        "node": node.name,
+        "architecture": node.architecture,
+        "system": node.system,
+        "cpu_free": max(float(node.free.cpu), 0.0) if node.free else None,
+        "memory_free": max(float(node.free.memory), 0.0) if node.free else None,
+        "labels": dict(node.labels),
+        "taints": list(node.taints),
+        "conditions": dict(node.conditions),
+    }
 
 
 def _from_config_map(cluster: Cluster, name: str) -> list[Device]:

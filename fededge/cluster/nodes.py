@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from fededge.cluster.api import Cluster, Document
+from fededge.core.quantities import quantity
 from fededge.errors import ClusterError
 
 EDGE = "node-role.kubernetes.io/edge"  # on KubeEdge's nodes; pods that train tolerate it as a taint
@@ -18,7 +17,6 @@ _TROUBLES = ("MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailabl
 _UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
 _K3S = "k3s.io/node-args"  # K3s annotates each of its nodes with how it was started
 _FORBIDDEN = 403
-_QUANTITY = re.compile(r"[0-9.]+\w*")  # the parser would take -1, NaN and spaces, too
 
 
 class Resources(NamedTuple):
@@ -51,6 +49,8 @@ class Node(NamedTuple):
       name: its own.
       labels: also KubeEdge's and K3s's own.
       annotations: of FedEdge alone; others are long.
+      taints: as kubectl takes them, gpu=yes:NoSchedule.
+      conditions: the status of each, by its type: True, False or Unknown.
       architecture: such as amd64, arm64.
       system: KubeEdge or K3s, if one of them runs it.
       allocatable: what pods may request in all.
@@ -61,6 +61,8 @@ class Node(NamedTuple):
     name: str
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+    taints: tuple[str, ...]
+    conditions: Mapping[str, str]
     architecture: str
     system: str
     allocatable: Resources
@@ -97,22 +99,13 @@ def list_nodes(
     return sorted(nodes, key=lambda node: node.name)
 
 
-@lru_cache(4096)
-def quantity(text: str) -> Decimal:
-    """Read a quantity as Kubernetes writes it, such as 500m or 4Gi.
+def count_nodes(cluster: Cluster) -> int:
+    """Count the nodes on which pods of ours can start, be there room or not.
 
     Raises:
-      ValueError: it is none, or below zero.
+      ClusterError: refused, or no answer.
     """
-    from kubernetes.utils.quantity import parse_quantity
-
-    try:
-        value = Decimal(parse_quantity(text)) if _QUANTITY.fullmatch(text) else None
-    except ValueError:
-        value = None
-    if value is None:
-        raise ValueError(f"{text!r} is no quantity of Kubernetes, such as 500m, 2 or 4Gi")
-    return value
+    return sum(cluster.read_all(cluster.core.list_node, resource="nodes", read=lambda node: not _why_not(node)))
 
 
 def pod_requests(spec: Document) -> Resources:
@@ -187,6 +180,8 @@ def _read_node(node: Document) -> Node:
         name=metadata["name"],
         labels=labels,
         annotations={name: text for name, text in annotations.items() if name.startswith("fededge.io/")},
+        taints=tuple(map(_written, (node.get("spec") or {}).get("taints") or [])),
+        conditions={condition["type"]: condition["status"] for condition in status.get("conditions") or []},
         architecture=info.get("architecture") or labels.get("kubernetes.io/arch", ""),
         system=_system(info.get("kubeletVersion", ""), labels, annotations),
         allocatable=_resources(status.get("allocatable") or {}),
@@ -196,11 +191,13 @@ def _read_node(node: Document) -> Node:
 
 
 def _system(version: str, labels: Mapping[str, str], annotations: Mapping[str, str]) -> str:
-    """Recognize who runs a node by the version of its kubelet, as v1.31.2+k3s1 or v1.30.7-kubeedge-v1.21.0."""
+    """Recognize who runs a node: by its kubelet's version, as v1.31.2+k3s1 or v1.30.7-kubeedge-v1.21.0, or labels."""
     if "kubeedge" in version:
         return "KubeEdge"
     by_label = labels.get("node.kubernetes.io/instance-type") == "k3s"  # another one where a cloud provider sets it
-    return "K3s" if "+k3s" in version or _K3S in annotations or by_label else ""
+    if "+k3s" in version or _K3S in annotations or by_label:
+        return "K3s"  # also where an administrator calls it an edge
+    return "KubeEdge" if EDGE in labels else ""
 
 
 def _why_not(node: Document) -> str:
@@ -223,9 +220,13 @@ def _taint(taints: Iterable[Document]) -> str:
     """Name a taint that keeps our pods out; empty if there is none."""
     for taint in taints:
         if taint["effect"] in _KEEPS_PODS_OUT and (taint["key"], taint["effect"]) not in _TOLERATED:
-            value = f"={taint['value']}" if taint.get("value") else ""
-            return f"{taint['key']}{value}:{taint['effect']}"
+            return _written(taint)
     return ""
+
+
+def _written(taint: Document) -> str:
+    value = f"={taint['value']}" if taint.get("value") else ""
+    return f"{taint['key']}{value}:{taint['effect']}"
 
 
 def _in_a_line(text: str) -> str:

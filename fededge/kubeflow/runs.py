@@ -23,6 +23,7 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _EQUALS = 1  # as KFP's filter.proto numbers it
 # What KFP adds to the tasks that the pipeline has; a task's details are nodes of Argo.
 _OWN_TASKS = re.compile(r"root|executor|.*-driver|system-.*|iteration-.*|for-loop-.*|condition-.*")
+_LAUNCHER = "train-in-jobs"  # the task of fl_round_job and fl_training_job that starts Jobs
 _TRY = re.compile(r"\(\d+\)$")  # how Argo names the tries of a node
 _NODE_NUMBER = re.compile(r"-\d+$")  # what follows the Workflow's name in the id of a node
 
@@ -37,6 +38,8 @@ class Run(NamedTuple):
       error: why it failed, as far as Kubeflow says.
       link: its page; empty where only the API is known.
       tasks: how many of each name are in each state.
+      training: that it works on; empty where Kubeflow does not say.
+      starts_jobs: whether a task of it has Jobs train the clients; None where Kubeflow does not say.
     """
 
     id: str
@@ -46,6 +49,8 @@ class Run(NamedTuple):
     link: str
     created_at: datetime
     tasks: Mapping[tuple[str, str], int]
+    training: str = ""
+    starts_jobs: bool | None = None
 
     @property
     def finished(self) -> bool:
@@ -186,7 +191,28 @@ def _run(kubeflow: Kubeflow, told: Any) -> Run:
         kubeflow.link(f"runs/details/{told.run_id}"),
         told.created_at or _BEGINNING,
         _tasks(told),
+        _training(told),
+        _starts_jobs(told),
     )
+
+
+def _spec(told: Any) -> dict[str, Any]:
+    """Return the pipeline of a run; empty where the run only refers to one that was uploaded."""
+    sent: dict[str, Any] = told.pipeline_spec or {}
+    spec: dict[str, Any] = sent.get("pipeline_spec", sent)  # with what is Kubernetes' beside it, or alone
+    return spec
+
+
+def _training(told: Any) -> str:
+    given = (told.runtime_config.parameters if told.runtime_config else None) or {}
+    known = _spec(told).get("root", {}).get("inputDefinitions", {}).get("parameters", {})
+    return str(given.get("training") or known.get("training", {}).get("defaultValue", ""))
+
+
+def _starts_jobs(told: Any) -> bool | None:
+    if spec := _spec(told):
+        return f"exec-{_LAUNCHER}" in spec.get("deploymentSpec", {}).get("executors", {})
+    return True if any(task.display_name == _LAUNCHER for task in _details(told)) else None
 
 
 def _error(told: Any) -> str:

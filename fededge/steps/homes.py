@@ -96,7 +96,7 @@ def _distinct(population: Sequence[str]) -> Sequence[str]:
 
 
 def find_homes(source: str, living: Mapping[str, Device], where: Placement, population: Sequence[str]) -> Homes:
-    """Say where the clients of a population live, and which of the devices have room.
+    """Say where the clients of a population live, and which of the devices can train them.
 
     Raises:
       InputError: there are devices, and no client lives on any.
@@ -109,7 +109,10 @@ def find_homes(source: str, living: Mapping[str, Device], where: Placement, popu
             f"no client of the workload lives on a device of {source}, on which live {len(living)} others: "
             f"{population[0]} is one of the workload, and `fededge devices` lists the devices"
         )
-    unavailable = {client: why for client, device in found.items() if (why := device.lacks(where))}
+    from fededge.cluster.devices import image_architectures
+
+    ours = image_architectures()
+    unavailable = {client: why for client, device in found.items() if (why := device.lacks(where, ours))}
     of = {client: OnDevice(device=d.name, node=d.node, claim=d.claim) for client, d in found.items()}
     return Homes(of, unavailable)
 

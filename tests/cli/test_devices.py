@@ -15,7 +15,7 @@ from tests.cluster.test_devices import GOOD
 @pytest.fixture
 def factory(api_server: ApiServer, kubeconfig: Path) -> ApiServer:
     """A cluster with two devices, one of which is cordoned, and a node that is none."""
-    api_server.put(device("edge-1", "c1", "c2", architecture="arm64", version="v1.31.2+k3s1", labels={"site": "north"}))
+    api_server.put(device("edge-1", "c1", "c2", version="v1.31.2+k3s1", labels={"site": "north"}))
     api_server.put(device("edge-2", "c3", unschedulable=True))
     api_server.put(node("server"))
     api_server.put(pod("p", "edge-1", {"cpu": "1500m", "memory": "2Gi"}))
@@ -25,12 +25,23 @@ def factory(api_server: ApiServer, kubeconfig: Path) -> ApiServer:
 def test_lists_devices_and_why_one_cannot_train(fededge: Command, factory: ApiServer) -> None:
     shown = fededge.works("devices")
     first, second = (next(line for line in shown.splitlines() if name in line) for name in ("edge-1", "edge-2"))
-    for part in ("K3s arm64", " 2 ", "data-edge-1", "2.5", "6.0", "ready"):
+    for part in ("K3s amd64", " 2 ", "data-edge-1", "2.5", "6.0", "ready"):
         assert part in first
     for part in ("amd64", "data-edge-2", "4.0", "8.0", "is cordoned"):
         assert part in second
     assert "server" not in shown
     assert shown.endswith("2 devices with 3 clients, 1 of them ready\n")
+
+
+def test_shows_who_is_of_another_architecture_than_the_image(
+    fededge: Command, factory: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factory.put(device("edge-1", "c1", "c2", architecture="arm64"))
+    shown = " ".join(fededge.works("devices").split())
+    assert "is arm64, and the clients' image is for amd64: FEDEDGE_ARCHITECTURES names those of an image" in shown
+    assert shown.endswith("2 devices with 3 clients, 0 of them ready")
+    monkeypatch.setenv("FEDEDGE_ARCHITECTURES", "amd64,arm64")
+    assert fededge.works("devices").endswith("2 devices with 3 clients, 1 of them ready\n")
 
 
 def test_what_json_says_can_be_read_again(fededge: Command, factory: ApiServer, tmp_path: Path) -> None:
@@ -41,6 +52,28 @@ def test_what_json_says_can_be_read_again(fededge: Command, factory: ApiServer, 
     (tmp_path / "kept.json").write_text(shown)
     factory.token = "nobody is asked any more"
     assert fededge.works("devices", "--json", "--from", str(tmp_path / "kept.json")) == shown
+
+
+def test_json_has_what_the_node_says(fededge: Command, factory: ApiServer) -> None:
+    taints = [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}]
+    factory.put(device("edge-2", "c3", taints=taints, labels={"node-role.kubernetes.io/edge": ""}))
+    _, second = json.loads(fededge.works("devices", "--json"))
+    assert second["labels"]["node-role.kubernetes.io/edge"] == ""
+    assert (second["system"], second["taints"]) == ("KubeEdge", ["gpu=yes:NoSchedule"])
+    assert second["conditions"]["Ready"] == "True"
+    assert second["why_not"].startswith("has the taint gpu=yes:NoSchedule")
+
+
+def test_all_nodes(fededge: Command, factory: ApiServer) -> None:
+    shown = fededge.works("devices", "--all")
+    assert "is no device: `kubectl label node server fededge.io/device=`" in " ".join(shown.split())
+    assert shown.endswith("2 devices with 3 clients, 1 of them ready; nodes that are none: 1\n")
+    assert [one["name"] for one in json.loads(fededge.works("devices", "--all", "--json"))] == [
+        "edge-1",
+        "edge-2",
+        "server",
+    ]
+    assert "there is no node with site=south" in fededge("devices", "--all", "-l", "site=south").err
 
 
 def test_only_some(fededge: Command, factory: ApiServer) -> None:

@@ -18,6 +18,7 @@ from fededge.errors import SetupError
 from fededge.shipped import compiled_pipeline
 from tests.cli.command import Command, error_line
 from tests.cluster.api_server import ApiServer
+from tests.cluster.made import node
 from tests.contract.compiled import ROOT
 
 Findings = dict[str, dict[str, str]]
@@ -241,6 +242,71 @@ def test_a_claim_that_is_not_bound(look: Look, ready: Path, namespace: ApiServer
     _put(namespace, "PersistentVolumeClaim", "fededge-data", status={"phase": phase})
     _, found = look("--namespace", "my-team")
     assert found["claim fededge-data"]["state"] == state
+
+
+@pytest.mark.parametrize(
+    ("mode", "nodes", "state"),
+    [
+        ("ReadWriteOnce", {"a": {}, "b": {}}, "warning"),
+        ("ReadWriteOnce", {"a": {}}, "ok"),
+        ("ReadWriteOnce", {"a": {}, "server": {"taints": [{"key": "x", "effect": "NoSchedule"}]}}, "ok"),
+        ("ReadWriteMany", {"a": {}, "b": {}}, "ok"),
+        ("ReadWriteOnce", {}, "ok"),
+    ],
+)
+def test_a_claim_that_one_of_several_nodes_can_mount(
+    look: Look, ready: Path, namespace: ApiServer, mode: str, nodes: dict[str, Any], state: str
+) -> None:
+    for name, changed in nodes.items():
+        namespace.put(node(name, **changed))
+    spec = {"accessModes": [mode]}
+    _put(namespace, "PersistentVolumeClaim", "fededge-data", spec=spec, status={"phase": "Bound"})
+    code, found = look("--namespace", "my-team")
+    assert (code, found["claim fededge-data"]["state"]) == (0, state)
+    if state == "warning":
+        assert found["claim fededge-data"]["detail"] == (
+            "is ReadWriteOnce, and pods can start on 2 nodes: those on a second one wait for it; "
+            "make it ReadWriteMany, as docs/install.md says (in my-team)"
+        )
+        namespace.forbid("list", "nodes")
+        assert look("--namespace", "my-team")[1]["claim fededge-data"]["state"] == "ok"
+
+
+@pytest.fixture
+def policy(namespace: ApiServer) -> dict[str, Any]:
+    """That of manifests/base for Kubeflow Pipelines, put on the cluster."""
+    shipped = yaml.safe_load_all((ROOT / "manifests" / "base" / "network.yaml").read_text())
+    (found,) = [one for one in shipped if one["metadata"]["name"] == "fededge-pipelines"]
+    namespace.put({**found, "metadata": {**found["metadata"], "namespace": "my-team"}})
+    return dict(found)
+
+
+def test_a_policy_that_names_another_namespace_than_that_of_kubeflow_pipelines(
+    look: Look, ready: Path, namespace: ApiServer, policy: dict[str, Any]
+) -> None:
+    what = "network policy fededge-pipelines"
+    code, found = look("--namespace", "my-team")
+    assert (code, found[what]["state"]) == (0, "warning")
+    assert found[what]["detail"] == (
+        "lets tasks reach Kubeflow Pipelines in kubeflow, where there is no Service ml-pipeline: "
+        "name its namespace, as docs/install.md says"
+    )
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "ml-pipeline", "namespace": "kubeflow"}}
+    namespace.put({**service, "spec": {"ports": [{"port": 8888}]}})
+    assert look("--namespace", "my-team")[1][what]["state"] == "ok"
+    namespace.forbid("get", "services")
+    assert look("--namespace", "my-team")[1][what]["state"] == "unknown"
+
+
+def test_a_policy_of_ones_own_that_names_no_namespace(
+    look: Look, ready: Path, namespace: ApiServer, policy: dict[str, Any]
+) -> None:
+    egress = [{"to": [{"namespaceSelector": {}}, {"ipBlock": {"cidr": "10.0.0.0/8"}}]}, {}]
+    metadata = {**policy["metadata"], "namespace": "my-team"}
+    namespace.put({**policy, "metadata": metadata, "spec": {**policy["spec"], "egress": egress}})
+    code, found = look("--namespace", "my-team")
+    assert code == 0
+    assert "network policy fededge-pipelines" not in found
 
 
 def test_the_secret_that_images_are_pulled_with(look: Look, ready: Path, namespace: ApiServer) -> None:

@@ -96,6 +96,7 @@ RESOURCES = [
     Resource("resourcequotas", "ResourceQuota", "", "v1"),
     Resource("persistentvolumeclaims", "PersistentVolumeClaim", "", "v1"),
     Resource("jobs", "Job", "batch", "v1"),
+    Resource("networkpolicies", "NetworkPolicy", "networking.k8s.io", "v1", parts=()),
     Resource("deployments", "Deployment", "apps", "v1"),
     Resource("workflows", "Workflow", "argoproj.io", "v1alpha1", core=False, parts=()),
     Resource("seldondeployments", "SeldonDeployment", "machinelearning.seldon.io", "v1", core=False),

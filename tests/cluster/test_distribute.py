@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from fededge.core.updates import ExclusionReason
 from fededge.errors import ClusterError, SetupError
-from fededge.records import Attempt
+from fededge.records import Attempt, Failed
 from fededge.store import Store
 from tests.cluster.api_server import ApiServer
 from tests.cluster.made import device, fill, node, pod
@@ -46,6 +47,20 @@ def test_leaves_out_whom_the_nodes_have_no_room_for(store: Store, edge: ApiServe
         "p21": "device edge-2 is cordoned: `kubectl unco",
         "p7": "device edge-1 has no room: 0.4 CPUs are ",
     }
+
+
+def test_leaves_out_whom_the_image_is_not_for(store: Store, edge: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    edge.put(device("edge-1", "p7", architecture="arm64"))
+    a_round.distribute(store, devices="nodes")
+    (left_out,) = attempt(store).left_out
+    assert (left_out.client, left_out.reason) == ("p7", ExclusionReason.DEVICE_UNAVAILABLE)
+    assert left_out.detail.startswith("device edge-1 is arm64, and the clients' image is for amd64: ")
+    assert attempt(store).batches == {"b000": ["p0", "p14"], "b001": ["p21"]}
+    monkeypatch.setenv("FEDEDGE_ARCHITECTURES", "amd64,arm64")
+    trainings = a_round.trainings(store)
+    trainings.fail_attempt(attempt(store).ref, Failed(reason="for the test"))
+    a_round.distribute(store, devices="nodes")
+    assert attempt(store).left_out == []
 
 
 def test_plans_by_a_config_map(store: Store, edge: ApiServer) -> None:

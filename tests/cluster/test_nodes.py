@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fededge.cluster.api import PAGE, Cluster
-from fededge.cluster.nodes import EDGE, Node, list_nodes, pod_requests, quantity
+from fededge.cluster.nodes import EDGE, Node, list_nodes, pod_requests
 from fededge.errors import ClusterError
 from tests.cluster.api_server import ApiServer
 from tests.cluster.made import container, fill, node, pod
@@ -20,28 +20,6 @@ GIB = 2**30
 def one(cluster: Cluster) -> Node:
     (found,) = list_nodes(cluster)
     return found
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("500m", "0.5"),
-        ("2", 2),
-        ("1.5", "1.5"),
-        ("4Gi", 4 * GIB),
-        ("128974848", 128974848),
-        ("1e3", 1000),
-        ("100k", 10**5),
-    ],
-)
-def test_quantities(text: str, value: str | int) -> None:
-    assert quantity(text) == Decimal(value)
-
-
-@pytest.mark.parametrize("text", ["", "lots", "4GB", "4 Gi", "-1", "NaN", "Infinity", "1Ki2"])
-def test_what_is_no_quantity(text: str) -> None:
-    with pytest.raises(ValueError, match="is no quantity of Kubernetes, such as 500m"):
-        quantity(text)
 
 
 def test_free_is_what_pods_have_not_requested(api_server: ApiServer, cluster: Cluster) -> None:
@@ -118,7 +96,10 @@ def test_a_node_that_has_never_reported(api_server: ApiServer, cluster: Cluster)
             {"version": "v1.30.7-kubeedge-v1.21.0", "labels": {EDGE: "", "node-role.kubernetes.io/agent": ""}},
             "KubeEdge",
         ),
+        ({"labels": {EDGE: ""}}, "KubeEdge"),  # a kubelet whose version does not say so
+        ({"labels": {"node-role.kubernetes.io/agent": ""}}, ""),
         ({"version": "v1.31.2+k3s1"}, "K3s"),
+        ({"version": "v1.31.2+k3s1", "labels": {EDGE: ""}}, "K3s"),  # an administrator's word for it
         ({"annotations": {"k3s.io/node-args": '["agent"]', "k3s.io/hostname": "a"}}, "K3s"),
         ({"labels": {"node.kubernetes.io/instance-type": "k3s"}}, "K3s"),
         ({"labels": {"node.kubernetes.io/instance-type": "m5.large"}}, ""),
@@ -176,7 +157,7 @@ def test_a_step_without_devices_loads_no_kubernetes() -> None:
     code = (
         "import sys, fededge.steps.distribute_model, fededge.steps.worker, fededge.cli\n"
         "from fededge.steps.homes import find_homes\n"
-        "assert find_homes('', None, []) == ({}, {})\n"
+        "assert find_homes('', {}, None, []) == ({}, {})\n"
         "print([name for name in ('kubernetes', 'fededge.cluster.nodes') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

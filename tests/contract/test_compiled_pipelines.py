@@ -20,6 +20,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from pydantic.fields import FieldInfo
 
 import fededge
+from fededge.errors import InputError, RoundError
 from fededge.kubeflow.rounds import MAX_ROUNDS, ON_KUBEFLOW, compile_training
 from fededge.settings import ComparisonSettings, FanOut, Placement, RoundSettings
 from fededge.steps.distribute_model import distribute_model
@@ -433,13 +434,13 @@ def test_nothing_else_goes_to_the_edge(name: str, pipeline: Compiled) -> None:
     assert not any(config.keys() & {"tolerations", "nodeAffinity", "nodeSelector"} for config in others)
 
 
-def _plan(store: Path, training: str = "digits", **placement: str) -> Plan:
+def _plan(store: Path, training: str = "digits", devices: str = "", **placement: str) -> Plan:
     """Have the step plan a round, without a framework."""
     settings = {**RoundSettings().model_dump(mode="json"), "workload": "tests.steps.tiny:workload"}
     where = {**Placement().model_dump(), **placement}
     # kfp's local runner hands numbers over as floats.
-    done = distribute_model(str(store), training, "current", "", 100, {**settings, "clients": 12.0}, where, "a-run")
-    return done.plan
+    asked = {**settings, "clients": 12.0}
+    return distribute_model(str(store), training, "current", "", 100, asked, where, "a-run", devices).plan
 
 
 ELSEWHERE = {
@@ -522,16 +523,17 @@ def test_each_entry_of_a_plan_is_placed_on_its_own() -> None:
         assert {"batch": pod.inputs["batch"], "data_claim": pod.claims["/data"], **pod.resources} == entry
 
 
-def test_a_plan_of_nobody_starts_no_pod_that_trains() -> None:
-    pipeline = parse((FOLDER / "fl_round.yaml").read_text())
-    found = pods(pipeline, {}, _results(iter([[]])))
-    assert [pod.function for pod in found] == [
-        "distribute_model",
-        "aggregate_updates",
-        "evaluate_model",
-        "version_model",
-    ]
-    assert found[1].inputs["reports"] == []
+def test_a_plan_is_never_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The backend's driver fails at a loop over nothing, so the step before it fails first, and says why."""
+    everybody = {"name": "one", "clients": [f"p{7 * i}" for i in range(12)], "ready": False, "why_not": "is in repair"}
+    (tmp_path / "devices.json").write_text(json.dumps([everybody]))
+    for _ in range(2):  # the next attempt is no other
+        with pytest.raises(SystemExit) as ended:
+            _plan(tmp_path / "store", devices=str(tmp_path / "devices.json"))
+        assert ended.value.code == RoundError.exit_code
+        assert "0 of 12 clients can train, min_clients=1: 12 DEVICE_UNAVAILABLE" in capsys.readouterr().err
+    with pytest.raises(InputError, match="min_clients=0"):
+        RoundSettings.parse(min_clients=0)
 
 
 def test_reports_of_all_batches_reach_the_aggregator(tmp_path: Path) -> None:

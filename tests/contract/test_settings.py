@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fededge.errors import InputError
-from fededge.settings import LocalTraining, RoundSettings
+from fededge.settings import LocalTraining, Placement, RoundSettings
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,36 @@ def test_how_many_clients_there_are_is_known_with_the_workload() -> None:
     assert asked.of_population(7).cohort_size == 5
     with pytest.raises(InputError, match="clients_per_round=5 is more than clients=4"):
         asked.of_population(4)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"cpu_request": "3"}, "cpu_request=3 is more than cpu_limit=2: raise the limit, too"),
+        ({"cpu_request": "2001m"}, "cpu_request=2001m is more than cpu_limit=2"),
+        ({"cpu_limit": "0.4"}, "cpu_request=500m is more than cpu_limit=0.4"),
+        ({"memory_request": "5G"}, "memory_request=5G is more than memory_limit=4Gi"),
+        ({"memory_limit": "1G"}, "memory_request=1Gi is more than memory_limit=1G"),
+        ({"memory_limit": "1024"}, "memory_request=1Gi is more than memory_limit=1024"),
+        ({"memory_limit": "4096ki"}, "memory_limit='4096ki': String should match pattern"),
+    ],
+)
+def test_a_pod_may_not_reserve_more_than_it_may_use(wanted: dict[str, str], words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Placement.parse(**wanted)
+    assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"cpu_request": "2"},
+        {"cpu_request": "2000m"},
+        {"memory_request": "4Gi"},
+        {"memory_request": "4194304Ki"},
+        {"memory_request": "4G"},
+        {"cpu_request": "9", "cpu_limit": "9.5"},
+    ],
+)
+def test_a_pod_may_reserve_all_that_it_may_use(wanted: dict[str, str]) -> None:
+    Placement.parse(**wanted)

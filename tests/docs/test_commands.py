@@ -93,6 +93,7 @@ ELSEWHERE = {
     ),
     "fededge devices": "tests/cli/test_devices.py::test_lists_devices_and_why_one_cannot_train",
     "fededge devices --context factory --selector site=north": "tests/cli/test_devices.py::test_only_some",
+    "fededge devices --all": "tests/cli/test_devices.py::test_all_nodes",
     "fededge devices --from configmap:our-devices --namespace my-team": (
         "tests/cli/test_devices.py::test_from_a_config_map"
     ),

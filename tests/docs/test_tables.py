@@ -53,6 +53,23 @@ def test_the_inputs_of_the_fan_out_are_those_of_its_pipelines() -> None:
         assert description == definition["description"]
 
 
+def test_where_the_manifests_name_the_namespace_of_kubeflow_pipelines() -> None:
+    """Each place is in the table of what to change where it is another one."""
+    named = re.compile(r"^(?!\s*#).*(?:[Nn]amespace|metadata\.name): kubeflow\b|^\s*- kubeflow/", re.MULTILINE)
+    files = {path for path in (ROOT / "manifests").rglob("*.yaml") if named.search(path.read_text())}
+    table = (
+        (DOCS / "install.md").read_text().partition("in another namespace than `kubeflow`")[2].partition("\n\n## ")[0]
+    )
+    linked = {(DOCS / link).resolve() for link in re.findall(r"\((\.\./manifests/[^)]+)\)", table)}
+    assert linked == files
+    policies = {
+        policy["metadata"]["name"]
+        for policy in yaml.safe_load_all((ROOT / "manifests" / "base" / "network.yaml").read_text())
+        if "kubernetes.io/metadata.name': 'kubeflow'" in str(policy)
+    }
+    assert policies == set(re.findall(r"policy `(fededge-\w+)`", table))
+
+
 def test_exit_codes_are_those_of_the_errors() -> None:
     rows = _rows(DOCS / "troubleshooting.md", "## Exit codes")
     table = {name: int(row[0].split(",")[0]) for row in rows for name in re.findall(r"`(\w+Error)`", row[-1])}

@@ -132,6 +132,7 @@ def test_only_a_store_in_s3_is_the_pods_too(server: KfpServer, fededge: Fededge,
         (("--input", "nothing"), "--input nothing: write it as NAME=VALUE"),
         (("--input", "deadline_s=soon"), "deadline_s='soon' is no number, true or false, or JSON"),
         (("--input", "cpu_limit=4", "--input", "deadline_s=true"), "deadline_s=True is no number integer"),
+        (("--input", "memory_request=8Gi"), "memory_request=8Gi is more than memory_limit=4Gi: raise the limit, too"),
         (("--input", "cpu_limit=plenty"), "cpu_limit='plenty': String should match"),
         (("fl_round_job", "--input", "parallelism=0"), "parallelism=0: Input should be greater than or equal to 1"),
         (("fl_comparison", "--input", "arm_clients=1"), "arm_clients=1 compares nobody"),
@@ -219,6 +220,65 @@ def test_ctrl_c_leaves_the_run_and_says_how_to_end_it(server: KfpServer, fededge
     assert fededge("stop", run["run_id"]) == 0
     assert run["state"] == "CANCELED"
     assert fededge("stop", run["run_id"]) == 0, "nothing happens to one that has ended"
+
+
+JOBS = "kubectl delete jobs --selector app.kubernetes.io/part-of=fededge,fededge.io/training={} --namespace {}"
+
+
+@pytest.mark.parametrize("pipeline", ["fl_round_job", "fl_training_job"])
+def test_ending_a_run_says_how_to_end_its_jobs(
+    server: KfpServer, fededge: Fededge, capfd: Capture, pipeline: str
+) -> None:
+    assert fededge("submit", pipeline, "--training", "mine") == 0
+    (run,) = server.runs()
+    capfd.readouterr()
+    assert fededge("stop", run["run_id"], "--json") == 0
+    shown = capfd.readouterr()
+    assert json.loads(shown.out)["state"] == "CANCELED"
+    said = "the Jobs that train its clients go on to the round's deadline; `{}` ends them now"
+    assert shown.err.splitlines()[-1] == said.format(JOBS.format("mine", "kubeflow"))
+
+
+def test_the_jobs_are_in_the_namespace_of_the_runs(fededge: Fededge, capfd: Capture) -> None:
+    with KfpServer(multi_user=True) as shared:
+        where = ("--host", shared.url, "--namespace", "my-team")
+        assert fededge("submit", "fl_round_job", "--training", "mine", *where) == 0
+        assert fededge("stop", shared.runs()[0]["run_id"], *where) == 0
+    assert f"`{JOBS.format('mine', 'my-team')}`" in capfd.readouterr().err
+
+
+def test_ending_a_run_without_jobs_says_nothing_of_them(server: KfpServer, fededge: Fededge, capfd: Capture) -> None:
+    assert fededge("submit", "fl_training") == 0
+    assert fededge("stop", server.runs()[0]["run_id"]) == 0
+    assert "Jobs" not in capfd.readouterr().err
+
+
+def test_jobs_of_a_run_that_ended_by_itself_are_no_matter(server: KfpServer, fededge: Fededge, capfd: Capture) -> None:
+    assert fededge("submit", "fl_round_job") == 0
+    server.end_run(server.runs()[0]["run_id"], "SUCCEEDED")
+    assert fededge("stop", server.runs()[0]["run_id"]) == 0
+    assert "Jobs" not in capfd.readouterr().err
+
+
+def test_of_a_pipeline_that_was_uploaded_kubeflow_tells_the_tasks_at_most(
+    server: KfpServer, fededge: Fededge, capfd: Capture
+) -> None:
+    """Such a run refers to the pipeline, and has no spec of its own."""
+    assert fededge("submit", "fl_round_job", "--training", "mine") == 0
+    (run,) = server.runs()
+    server.add_task(run["run_id"], "distribute-model", "SUCCEEDED")
+    server.add_task(run["run_id"], "train-in-jobs", "RUNNING")
+    del run["pipeline_spec"]
+    assert fededge("stop", run["run_id"]) == 0
+    assert f"the Jobs that train its clients go on to the round's deadline; `{JOBS.format('mine', 'kubeflow')}`" in (
+        capfd.readouterr().err
+    )
+    del run["run_details"], run["runtime_config"]
+    assert fededge("stop", run["run_id"]) == 0
+    assert (
+        f"if Jobs train its clients, they go on to the round's deadline; `{JOBS.format('TRAINING', 'kubeflow')}`"
+        in (capfd.readouterr().err)
+    )
 
 
 def test_a_run_whose_answer_was_lost_is_not_started_twice(kubeflow: Kubeflow, server: KfpServer) -> None:

@@ -23,14 +23,13 @@ SETTINGS = RoundSettings(workload="tests.steps.tiny:workload", clients=4, client
 
 
 def distribute(store: Store, **changed: Any) -> Distribution:
-    """Distribute with `SETTINGS`; `changed` are settings or the step's own arguments."""
+    """Distribute with `SETTINGS`; `changed` are settings, a placement, or the step's own arguments."""
     own: dict[str, Any] = {"base_version": "current", "initial_model": "", "max_batches": 0}
     own |= {"run": "a-test", "devices": "", "interval_s": 0}
     own.update({name: changed.pop(name) for name in list(changed) if name in own})
-    settings = {**SETTINGS.model_dump(), **changed}
-    return distribute_model(
-        store=store.url, training=NAME, settings=settings, placement=Placement().model_dump(), **own
-    )
+    where = {name: changed.pop(name) for name in list(changed) if name in Placement.model_fields}
+    settings, placement = {**SETTINGS.model_dump(), **changed}, {**Placement().model_dump(), **where}
+    return distribute_model(store=store.url, training=NAME, settings=settings, placement=placement, **own)
 
 
 def train(store: Store, distributed: Distribution) -> list[dict[str, int | str]]:

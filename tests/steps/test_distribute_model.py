@@ -114,6 +114,7 @@ def test_a_version_that_is_not_current_is_refused(store: Store, capsys: pytest.C
         ({"clients_per_round": 9}, "clients_per_round=9"),
         ({"min_clients": 9}, "min_clients=9"),
         ({"server_optimizer": "adam", "server_momentum": 0.9}, "server_momentum"),
+        ({"cpu_request": "3"}, "cpu_request=3 is more than cpu_limit=2"),
         ({"client_learning_rate": float("nan")}, "client_learning_rate"),
     ],
 )
