@@ -20,7 +20,6 @@ from fededge.run_folder import RunFolder
 from fededge.settings import Placement, RoundSettings
 from fededge.signals import terminable
 from fededge.simulation.workers import Task, Worker, end, perform
-from fededge.store.collection import open_version
 from fededge.store.trainings import TrainingStore
 
 _BATCHES_A_WORKER = 4  # so that nobody waits long for the worker that has the large clients
@@ -169,8 +168,5 @@ class _Crew:
 
 def _open_batches(trainings: TrainingStore) -> int:
     """Return clients_per_pod of the attempt that the next run goes on with; 0 if there is none."""
-    version = open_version(trainings)
-    attempts = trainings.attempts(version) if version else []
-    if not attempts or trainings.failed(attempts[-1]):
-        return 0
-    return trainings.attempt(attempts[-1]).settings.clients_per_pod
+    ref = trainings.unfinished()
+    return trainings.attempt(ref).settings.clients_per_pod if ref else 0

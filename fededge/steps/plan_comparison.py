@@ -14,7 +14,7 @@ from fededge.core.seeds import Purpose, derive_seed
 from fededge.errors import FedEdgeError, InputError, NotFoundError
 from fededge.events import emit
 from fededge.learners.alone import without_server
-from fededge.records import ArmBatch, Attempt, AttemptRef, Budget, Comparison, Version
+from fededge.records import ArmBatch, Attempt, Budget, Comparison, Version
 from fededge.settings import ComparisonSettings, LocalTraining, Placement, RoundSettings
 from fededge.steps.running import in_a_line, running
 from fededge.store import open_store
@@ -108,7 +108,7 @@ def _plan(lineage: Sequence[Version], trainings: TrainingStore, asked: Compariso
         raise InputError(f"workload {how.workload} has {len(population)} client: a comparison needs 2 at least")
     if asked.arm_clients > len(population):
         raise InputError(f"arm_clients={asked.arm_clients} is more than the {len(population)} clients there are")
-    rounds = [(manifest, trainings.attempt(_ref(manifest))) for manifest in lineage[1:]]
+    rounds = [(manifest, trainings.attempt(manifest.attempt_ref)) for manifest in lineage[1:]]
     return Comparison(
         training=version.training,
         version=version.version,
@@ -128,10 +128,6 @@ def _plan(lineage: Sequence[Version], trainings: TrainingStore, asked: Compariso
         code=code_digest(how.workload),
         runtime=workload.learner().runtime(),
     )
-
-
-def _ref(manifest: Version) -> AttemptRef:
-    return AttemptRef(training=manifest.training, version=manifest.version, number=manifest.attempt)
 
 
 def _fine_tuning(workload: Workload, how: RoundSettings, round_number: int) -> LocalTraining:

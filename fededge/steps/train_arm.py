@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -28,6 +27,7 @@ from fededge.errors import InputError, StoreError, UpdateError
 from fededge.events import emit
 from fededge.learners import ClientSeeds, Examples, Learner
 from fededge.learners.alone import parts_of, train_parts
+from fededge.monitoring import logs
 from fededge.records import ArmBatch, ArmResult, ArmScore, Comparison, ComparisonRef, Excluded
 from fededge.steps.running import in_a_line, running
 from fededge.steps.time_limit import TimeUpError, time_limit
@@ -241,7 +241,7 @@ class _Batch:
         except UpdateError as error:
             self._fail(client, ExclusionReason(error.reason), error.detail)
         except Exception as error:  # whatever a client's data or model does must not end the others
-            traceback.print_exc()
+            logs.print_traceback()
             self._fail(client, ExclusionReason.TRAINING_FAILED, in_a_line(error))
         else:
             if client in self.plan.clients:

@@ -177,11 +177,6 @@ def _is_there(trainings: TrainingStore, ref: AttemptRef, client: str) -> bool:
         return True
 
 
-def open_version(trainings: TrainingStore) -> str | None:
-    """Do what `TrainingStore.next_version` does, under its earlier name."""
-    return trainings.next_version()
-
-
 class _Need(NamedTuple):
     """What one document names, and how many bytes it has."""
 
