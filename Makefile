@@ -13,7 +13,7 @@ CLUSTER := $(MANIFESTS) tests/cluster tests/kubeflow tests/monitoring tests/regi
 PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # The longest first. (Given a file and its folder, pytest runs the file alone.)
 LONG := $(addprefix tests/pipeline/test_,applications.py simulate.py notebooks.py interrupt.py sigkill.py comparison.py \
-  equal_learners.py jobs.py batching.py overlap.py mnist.py)
+  equal_learners.py jobs.py every_step_matters.py batching.py overlap.py mnist.py)
 TRAININGS := tests/pipeline/test_training.py \
   $(filter-out tests/pipeline/test_training.py $(LONG),$(wildcard tests/pipeline/test_*.py))
 # The tests that need a framework run in its image's environment, with pytest beside the image's own packages.

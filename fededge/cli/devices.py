@@ -95,7 +95,8 @@ def _summary(found: Sequence[Device], ours: Sequence[str], others: bool) -> str:
 
     devices = [one for one in found if LABEL in one.labels] if others else found
     clients, ready = sum(len(one.clients) for one in devices), sum(not one.trouble(ours) for one in devices)
-    text = f"{len(devices):,} devices with {clients:,} clients, {ready:,} of them ready"
+    many = "s" * (len(devices) != 1), "s" * (clients != 1)
+    text = f"{len(devices):,} device{many[0]} with {clients:,} client{many[1]}, {ready:,} of them ready"
     return f"{text}; nodes that are none: {len(found) - len(devices):,}" if others else text
 
 

@@ -31,7 +31,7 @@ TrainingOption = Annotated[
     str, typer.Option(help="The training to begin or go on with; by default, the workload's.", show_default=False)
 ]
 RoundsOption = Annotated[
-    int | None, typer.Option(help="Rounds of fl_training, 1 to 6, or of fl_training_job, 1 to 10; 5 by default.")
+    int | None, typer.Option(help="Rounds of fl_training, 1 to 5, or of fl_training_job, 1 to 8; 5 by default.")
 ]
 InputOption = Annotated[
     list[str] | None,

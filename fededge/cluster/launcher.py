@@ -203,7 +203,10 @@ class Launcher:
 
     def _take_job(self, one: Launched, change: Change) -> bool:
         status = change.object.get("status") or {}
-        failed = len(from_ranges(status.get("failedIndexes") or "")) or int(status.get("failed") or 0)
+        # Batches, not pods: of a pooled Job those that are tried again have not failed.
+        failed = (
+            len(from_ranges(status.get("failedIndexes") or "")) if one.is_pooled else int(status.get("failed") or 0)
+        )
         counts = (int(status.get("succeeded") or 0), failed, int(status.get("active") or 0))
         moved, one.counts = counts != one.counts, counts
         if moved:
@@ -235,7 +238,7 @@ class Launcher:
         trouble = trouble_of(pod, one.warnings.get(metadata.get("uid", ""), ""))
         is_over = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
         one.see(index, Seen(pod, trouble, is_over or is_deleted))
-        if trouble and (before is None or trouble != before.trouble):
+        if trouble and (before is None or before.trouble is None or trouble.reason != before.trouble.reason):
             self._say(f"{metadata['name']}: {trouble.reason}: {trouble.detail}")
         return is_over
 

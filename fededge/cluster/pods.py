@@ -16,7 +16,8 @@ _NODE_GONE = ("DeletionByTaintManager", "DeletionByPodGC", "NodeLost", "NodeShut
 _EVICTED = ("EvictionByEvictionAPI", "PreemptionByScheduler", "TerminationByKubelet", "Evicted", "Preempting")
 _GOING_ON = ("ContainerCreating", "PodInitializing")  # slowly, perhaps; nothing is wrong unless an event says so
 _READY_TO_START = "PodReadyToStartContainers"  # its volumes and network are there; images may be still to come
-_LINE = 200
+_NEVER_RAN = "ContainerStatusUnknown"  # what a kubelet says of a container that it was still to start
+_LINE = 200  # characters
 
 
 class Trouble(NamedTuple):
@@ -33,8 +34,8 @@ def index_of(pod: Document) -> int:
 
 def has_started(pod: Document) -> bool:
     """Whether a client's program has ever run in a pod; what a mesh injects may have run before it."""
-    ours = [container for container in _states(pod) if container["name"] == CONTAINER]
-    return _phase(pod) in ("Running", "Succeeded") or any((c.get("state") or {}).get("terminated") for c in ours)
+    ours = [how for name, how in _terminated(pod) if name == CONTAINER and how.get("reason") != _NEVER_RAN]
+    return _phase(pod) in ("Running", "Succeeded") or bool(ours)
 
 
 def trouble_of(pod: Document, warning: str = "") -> Trouble | None:
@@ -47,6 +48,8 @@ def trouble_of(pod: Document, warning: str = "") -> Trouble | None:
     lost = _disrupted(pod)
     if _phase(pod) == "Pending":
         return lost or _waiting(pod, warning) or _unschedulable(pod)
+    if _phase(pod) == "Succeeded":  # its node may go afterwards
+        return None
     if _phase(pod) != "Failed":
         return lost if pod["metadata"].get("deletionTimestamp") else None
     return lost or _ended(pod)
@@ -147,4 +150,9 @@ def _memory_limit(pod: Document, name: str) -> str:
 def _detail(word: str | None, message: str | None) -> str:
     """Put the last line of a message, which has the cause, behind a word."""
     lines = [line.strip() for line in (message or "").splitlines() if line.strip()]
-    return ": ".join(part for part in (word or "", lines[-1][:_LINE] if lines else "") if part) or "no reason told"
+    return ": ".join(part for part in (word or "", _shortened(lines[-1]) if lines else "") if part) or "no reason told"
+
+
+def _shortened(line: str) -> str:
+    """Cut a long line in its middle: errors begin with what failed and end with the cause."""
+    return line if len(line) <= _LINE else f"{line[: _LINE // 2]} … {line[-_LINE // 2 :]}"

@@ -19,7 +19,7 @@ BECAUSE = {
     ClosedBecause.ALL_ANSWERED: "every client had answered",
     ClosedBecause.TARGET_REACHED: "its target was reached, and clients that had not begun were no longer needed",
     ClosedBecause.DEADLINE: "its deadline had passed",
-    ClosedBecause.TASKS_ENDED: "all its tasks had ended; of some clients nothing was heard",
+    ClosedBecause.TASKS_ENDED: "all its tasks had ended; some clients did not deliver",
 }
 
 

@@ -156,8 +156,8 @@ class S3Store(Store):
         """Open `s3://bucket/prefix` with the variables that other S3 programs read; nothing is contacted yet.
 
         They are AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and where there is need
-        AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE (a PEM file: the only authorities that are trusted). The same
-        names behind FEDEDGE_ go before them.
+        AWS_SESSION_TOKEN, AWS_REGION and AWS_CA_BUNDLE (a PEM file: the only authorities that are trusted). Where
+        FEDEDGE_AWS_ENDPOINT_URL is set, all have FEDEDGE_ before their names.
 
         Args:
           url: of the store.
@@ -394,9 +394,12 @@ def _code(response: BaseHTTPResponse) -> str | None:
 
 
 def _setting(name: str) -> str:
-    """Read a variable of AWS, or what goes before it: in Kubeflow's tasks they have a name of our own."""
-    value = os.environ.get(f"FEDEDGE_{name}") or os.environ.get(name, "")
-    return value.strip()  # a Secret made from a file ends in a line feed
+    """Read a variable of AWS, by its name or by our own for it.
+
+    In Kubeflow's tasks they have ours, and those of AWS are about another server: never some of both.
+    """
+    own = "FEDEDGE_" if os.environ.get("FEDEDGE_AWS_ENDPOINT_URL") else ""
+    return os.environ.get(f"{own}{name}", "").strip()  # a Secret made from a file ends in a line feed
 
 
 def _needed(name: str) -> str:

@@ -70,6 +70,7 @@ def test_a_trouble_is_named(status: Document, reason: Why, detail: str) -> None:
     [
         k.HANG.status,
         {"phase": "Succeeded"},
+        {**(k.disrupted("DeletionByTaintManager", "gone").status or {}), "phase": "Succeeded"},
         {"phase": "Pending"},
         k.waits("ContainerCreating", "").status,
         k.waits("PodInitializing", "").status,
@@ -136,6 +137,14 @@ def test_a_long_message_is_cut() -> None:
     assert len(found.detail) < 300
 
 
+def test_a_long_message_keeps_its_beginning_and_its_cause() -> None:
+    found = trouble_of(pod(k.waits("ErrImagePull", f"failed to pull {'x' * 300}: connection refused").status))
+    assert found is not None
+    assert found.detail.startswith("ErrImagePull: failed to pull xxx")
+    assert found.detail.endswith("xxx: connection refused")
+    assert len(found.detail) < 220
+
+
 def test_a_pod_tells_its_index() -> None:
     annotations = {"batch.kubernetes.io/job-completion-index": "12"}
     assert index_of(pod({}, annotations=annotations)) == 12
@@ -149,6 +158,7 @@ def test_a_pod_tells_its_index() -> None:
         (k.OUT_OF_MEMORY.status, True),
         (k.waits("ErrImagePull", "").status, False),
         ({"phase": "Failed", "reason": "Evicted"}, False),
+        (k.exits(137, "ContainerStatusUnknown").status, False),  # deleted while its image was awaited
         (
             {
                 "phase": "Pending",

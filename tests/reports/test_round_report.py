@@ -24,7 +24,7 @@ def _report(made: Version) -> str:
         (ClosedBecause.ALL_ANSWERED, "because every client had answered"),
         (ClosedBecause.TARGET_REACHED, "because its target was reached"),
         (ClosedBecause.DEADLINE, "because its deadline had passed"),
-        (ClosedBecause.TASKS_ENDED, "because all its tasks had ended; of some clients nothing was heard"),
+        (ClosedBecause.TASKS_ENDED, "because all its tasks had ended; some clients did not deliver"),
     ],
 )
 def test_it_says_why_the_round_closed(because: ClosedBecause, words: str) -> None:

@@ -101,6 +101,10 @@ def test_names_of_our_own_go_before_those_of_aws(s3_tls: str, monkeypatch: pytes
     store = open_store(s3_tls)
     store.create("a/key", b"1")
     assert store.get("a/key").data == b"1"
+    monkeypatch.delenv("FEDEDGE_AWS_CA_BUNDLE")
+    monkeypatch.setenv("AWS_CA_BUNDLE", "what Kubeflow trusts")
+    with pytest.raises(StoreUnavailableError, match="certificate that is not trusted"):
+        open_store(s3_tls, hurried=True).get("a/key")
 
 
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
