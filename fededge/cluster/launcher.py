@@ -203,10 +203,9 @@ class Launcher:
 
     def _take_job(self, one: Launched, change: Change) -> bool:
         status = change.object.get("status") or {}
-        # Batches, not pods: of a pooled Job those that are tried again have not failed.
-        failed = (
-            len(from_ranges(status.get("failedIndexes") or "")) if one.is_pooled else int(status.get("failed") or 0)
-        )
+        # Of a pooled Job the batches, not the pods: what is tried again has not failed.
+        batches = from_ranges(status.get("failedIndexes") or "")
+        failed = len(batches) if one.is_pooled else int(status.get("failed") or 0)
         counts = (int(status.get("succeeded") or 0), failed, int(status.get("active") or 0))
         moved, one.counts = counts != one.counts, counts
         if moved:

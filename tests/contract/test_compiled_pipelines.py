@@ -315,7 +315,7 @@ def test_a_run_starts_no_more_pods_than_its_record_can_hold() -> None:
 
 @pytest.mark.parametrize("name", ON_KUBEFLOW)
 def test_the_longest_run_is_one_that_argo_keeps(name: str, tmp_path: Path) -> None:
-    """By what Argo's own packer made of such runs: some two times the YAML as JSON, 4.8 KB a batch, and 76 B a report."""
+    """By what Argo's own packer made of such runs: some two times the YAML as JSON, 4.8 KB a batch, 76 B a report."""
     to = tmp_path / "training.yaml"
     compile_training(FOLDER / f"{name.replace('training', 'round')}.yaml", ON_KUBEFLOW[name], to)
     size = len(json.dumps(list(yaml.load_all(to.read_text(), yaml.CSafeLoader))))
