@@ -62,7 +62,8 @@ def measure(workload: Workload, learner: Learner, weights: Tensors) -> Measured:
     if not math.isfinite(metrics.get(workload.metric, 0)):
         good = {client: test for client, test in tests.items() if not _is_bad(test.x)}
         if 0 < len(good) < len(tests):
-            untested |= dict.fromkeys(tests.keys() - good, "its inputs have values that are NaN or infinite")
+            bad = [client for client in tests if client not in good]
+            untested |= dict.fromkeys(bad, "its inputs have values that are NaN or infinite")
             tests = good
             metrics = _metrics_of(workload, learner, weights, tests)
     examples = [*tests.values()]
