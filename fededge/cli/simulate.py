@@ -27,7 +27,7 @@ from fededge.kubeflow.holder import holding
 from fededge.run_folder import RunFolder
 from fededge.store import open_store
 from fededge.store.trainings import TrainingStore
-from fededge.workloads import image_of
+from fededge.workloads import image_of, suited_rounds
 
 
 @with_round_options
@@ -36,7 +36,9 @@ def simulate(
     training: Annotated[
         str, typer.Argument(help="The training to begin or go on with; by default, the workload's.")
     ] = "",
-    rounds: Annotated[int, typer.Option(help="How many rounds.")] = 5,
+    rounds: Annotated[
+        int | None, typer.Option(help="How many rounds; as many as suit a workload of ours by default, else 5.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="How many processes train clients; one for each CPU by default.")
     ] = None,
@@ -64,6 +66,7 @@ def simulate(
     from fededge.simulation.rounds import Simulation, curve_of, report_of
     from fededge.simulation.rounds import simulate as start
 
+    rounds = suited_rounds(built_in(chosen["workload"])) if rounds is None else rounds
     if rounds < 1:
         raise InputError(f"rounds={rounds} must be at least 1")
     if workers is not None and workers < 1:

@@ -16,6 +16,7 @@ from fededge.records import Digest, digest_of
 __all__ = [
     "BUILT_IN", "HasClientTests", "HasColdTests", "HasRealClients", "HasReportedClients", "Workload", "code_digest",
     "data_folder", "fine_tuning", "image_of", "import_path", "learner_of", "load_workload", "own_defaults",
+    "suited_rounds",
 ]  # fmt: skip
 
 BUILT_IN = {
@@ -139,6 +140,11 @@ def image_of(workload: Workload) -> str:
 def own_defaults(workload: Workload) -> Mapping[str, Any]:
     """Return the settings of a round that suit a workload, where they are not the general defaults."""
     return getattr(workload, "defaults", {})
+
+
+def suited_rounds(workload: Workload | None) -> int:
+    """Say how many rounds suit a workload; 5 where it does not say, or is not known."""
+    return int(getattr(workload, "rounds", 5))
 
 
 def fine_tuning(workload: Workload) -> Mapping[str, Any]:

@@ -8,9 +8,11 @@ import pytest
 from rich.console import Console
 
 from fededge import errors
+from fededge.cli.round_options import built_in
 from fededge.cli.simulation_view import SimulationView
 from fededge.events import Event
 from fededge.store import Store
+from fededge.workloads import load_workload, suited_rounds
 from tests.cli.command import Command
 
 INPUT = errors.InputError.exit_code
@@ -50,6 +52,15 @@ def _round(number: int, begin: float, seconds: float) -> list[Event]:
         event("evaluated", "evaluate", metric="accuracy", value=0.9),
         event("published", "version", seconds, version=f"v{number}"),
     ]
+
+
+@pytest.mark.parametrize(("workload", "rounds"), [("cmapss", 100), ("mnist", 50), ("digits", 5)])
+def test_by_default_as_many_rounds_as_suit_a_workload(workload: str, rounds: int) -> None:
+    assert suited_rounds(load_workload(workload)) == rounds
+
+
+def test_of_a_users_own_workload_five() -> None:
+    assert suited_rounds(built_in("my_package.module:workload")) == 5
 
 
 def _view(rounds: int) -> tuple[SimulationView, io.StringIO]:
