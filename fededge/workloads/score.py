@@ -7,13 +7,14 @@ in the environment of the learner's image.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from fededge.errors import FedEdgeError, InputError, WorkloadError
+from fededge.errors import FedEdgeError, InputError, MissingDataError, WorkloadError
 from fededge.learners import Examples
 from fededge.store.blobs import decode_tensors
 from fededge.workloads import HasClientTests, HasColdTests, load_workload
@@ -43,8 +44,17 @@ def _tests(workload: HasClientTests, population: int, known: Set[str]) -> tuple[
             return workload.cold_test_data(client)
         return workload.client_test_data(client, population)
 
-    clients = workload.everyone() if isinstance(workload, HasColdTests) else workload.test_clients(population)
-    return read_tests(read, clients)
+    return read_tests(read, _clients(workload, population, known))
+
+
+def _clients(workload: HasClientTests, population: int, known: Set[str]) -> Sequence[str]:
+    """Name who has something to be tested on: held-out examples, or no part in what was learned."""
+    if not isinstance(workload, HasColdTests):
+        return workload.test_clients(population)
+    held_out: Set[str] = frozenset()
+    with contextlib.suppress(MissingDataError):  # they may be in files that are not here
+        held_out = frozenset(workload.test_clients(population))
+    return [client for client in workload.everyone() if client in held_out or client not in known]
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def test_scores_of_each_client(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fededge.workloads.score", "tests.workloads.test_evaluation:scored", "0"]
     done = subprocess.run(
         [*command, str(tmp_path / "weights")],
-        input=json.dumps(["p0", "p1"]),
+        input=json.dumps(["p0", "p1", "p4"]),
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
@@ -137,7 +137,8 @@ def _scored() -> Application:
     def read_cold(client: str) -> Examples:
         return TESTS["p3"] if client == "p2" else workload.read_test(client)
 
-    return replace(workload, official=nobody, read_cold=read_cold)
+    # p4 has trained, and kept nothing back.
+    return replace(workload, members=lambda: [*TESTS, "p4"], official=nobody, read_cold=read_cold)
 
 
 scored = _scored()
