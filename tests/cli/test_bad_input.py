@@ -440,7 +440,7 @@ def test_a_pipeline_that_has_no_executors(fededge: Command, store: Store, alone:
 @pytest.mark.parametrize("rounds", ["0", "21"])
 def test_pipelines_of_no_or_too_many_rounds(fededge: Command, alone: Path, rounds: str) -> None:
     line = fededge.fails(INPUT, "pipelines", "export", "--rounds", rounds)
-    assert f"rounds={rounds} must be between 1 and 6" in line
+    assert f"rounds={rounds} must be between 1 and 5" in line
     assert list(alone.iterdir()) == []
 
 
