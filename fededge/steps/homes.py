@@ -79,8 +79,8 @@ def find_population(workload: Workload, clients: int, living: Mapping[str, Devic
     here: Sequence[str] = []
     with contextlib.suppress(MissingDataError):
         here = _distinct(workload.population(0))
-    away = [client for client in living if client not in here and workload.is_client(client)]
-    population = [*here, *away]
+    away = (client for client in living if workload.is_client(client))
+    population = [*dict.fromkeys([*here, *away])]
     if not population:
         raise WorkloadError("there is no client of the workload, neither in the data here nor on the devices")
     if clients not in (0, len(population)):
